@@ -1,0 +1,1 @@
+"""Kohn-Sham Hamiltonians from structures: files, blocks, graph, the NextHAM network, bands."""
