@@ -30,7 +30,9 @@ class CMakeBuild(build_ext):
         try:
             subprocess.run(configure, cwd=build, check=True)
         except FileNotFoundError:
-            raise SystemExit("CMake 3.22 or newer is needed to build nextham-kernels, and `cmake` was not found.") from None
+            raise SystemExit(
+                "CMake 3.22 or newer is needed to build nextham-kernels, and `cmake` was not found."
+            ) from None
         subprocess.run(["cmake", "--build", ".", "--parallel"], cwd=build, check=True)
 
 

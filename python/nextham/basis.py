@@ -141,9 +141,7 @@ def order_permutation(shells: Sequence[int], order: str) -> tuple[np.ndarray, np
     return np.array(index, dtype=np.int64), np.array(sign)
 
 
-def published_slots(
-    shells: Sequence[int], padded: Sequence[int] = PUBLISHED_SHELLS_PADDED
-) -> np.ndarray:
+def published_slots(shells: Sequence[int], padded: Sequence[int] = PUBLISHED_SHELLS_PADDED) -> np.ndarray:
     """Returns the slot of each orbital of an atom in a padded layout [a].
 
     The first shell of each l takes the first padded shell of that l, and so on; 2s2p1d fills slots 0, 1, 4…9, 10…14.
