@@ -271,7 +271,7 @@ class Blocks:
             raise ValueError(f"spin: expected 0...{self.n_spin - 1}, got {spin}")
         result = Blocks.zeros(self.graph, self.basis, 1, self.data.dtype)
         for _, _, edges, blocks in self.groups():
-            result.put(edges, blocks[:, spin])
+            result.put(edges, blocks[:, spin : spin + 1])
         return result
 
     @staticmethod
