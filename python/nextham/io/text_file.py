@@ -11,30 +11,40 @@ from pathlib import Path
 
 from nextham.io.errors import FileError
 
-__all__ = ["parse_integer", "parse_number", "read_text"]
+__all__ = ["parse_integer", "parse_number", "read_bytes", "read_text"]
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Returns the text of a file; gzip and xz are recognised by their first bytes and unpacked.
-
-    Bytes that are not UTF-8 (they occur in comments) become U+FFFD. Meant for files that fit into memory.
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Returns the content of a file; gzip and xz are recognised by their first bytes and unpacked.
 
     Raises:
-        FileError: absent, unreadable or empty file, damaged compression, or content that is not text.
+        FileError: absent or unreadable file, or damaged compression.
     """
     try:
         content = Path(path).read_bytes()
         if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        elif content.startswith(b"\xfd7zXZ\x00"):
-            content = lzma.decompress(content)
+            return gzip.decompress(content)
+        if content.startswith(b"\xfd7zXZ\x00"):
+            return lzma.decompress(content)
+        return content
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise FileError(path, f"the compressed file is damaged or cut short ({error})") from error
     except OSError as error:
         raise FileError(path, f"cannot be read: {error.strerror}") from error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Returns the text of a file that fits into memory, unpacked as by `read_bytes`.
+
+    Bytes that are not UTF-8 (they occur in comments) become U+FFFD.
+
+    Raises:
+        FileError: as `read_bytes`; an empty file, or one that is not text.
+    """
+    content = read_bytes(path)
     if b"\x00" in content:
         raise FileError(path, "expected a text file, got binary content")
     text = content.decode("utf-8-sig", errors="replace")

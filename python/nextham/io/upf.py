@@ -6,8 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 
-import numpy as np
-
 from nextham.io.errors import FileError
 from nextham.io.text_file import parse_number, read_text
 from nextham.structure import Structure
@@ -58,7 +56,7 @@ def read_valence(path: str | os.PathLike[str]) -> tuple[int, float]:
     values = {}
     for name in ("element", "z_valence"):
         found = re.search(rf"(?<!\S){name}\s*=\s*(\"[^\"]*\"|'[^']*')", header[1])
-        line = text.count("\n", 0, header.start() + (0 if found is None else found.start())) + 1
+        line = text.count("\n", 0, header.start(1) + (0 if found is None else found.start())) + 1
         if found is None:
             raise FileError(path, f"the PP_HEADER has no `{name}`", line)
         values[name] = (found[1][1:-1].strip(), line)
@@ -85,4 +83,4 @@ def electron_count(structure: Structure, valences: Mapping[int, float]) -> float
     absent = [SYMBOLS[z] for z in structure.species() if z not in valences]
     if absent:
         raise ValueError(f"valences: no number of valence electrons for {', '.join(absent)}")
-    return float(np.sum([valences[int(z)] for z in structure.numbers]))
+    return float(sum(valences[int(z)] for z in structure.numbers))
