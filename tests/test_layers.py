@@ -17,6 +17,8 @@ BELOW = {
     "graph": {"units", "structure", "basis"},
     "blocks": {"units", "structure", "basis", "graph"},
 }
+BELOW["block_layouts"] = {*BELOW["blocks"], "blocks"}  # the type alone
+BELOW["blocks"] = {*BELOW["blocks"], "block_layouts"}
 BELOW["io"] = {*BELOW["blocks"], "blocks"}
 BELOW["model"] = {*BELOW["blocks"], "blocks"}
 BELOW["losses"] = BELOW["metrics"] = {*BELOW["model"], "model"}

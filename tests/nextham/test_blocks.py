@@ -78,9 +78,9 @@ def test_sparse_rows_are_in_abacus_order(graph):
 def test_orders_are_exact_inverses(graph):
     blocks = random_blocks(graph)
     for order in ("abacus", "deeph"):
-        there = blocks._reordered(order, inverse=False)
+        there = blocks.reordered(order, inverse=False)
         assert np.abs(there.data - blocks.data).max() > 0.1
-        np.testing.assert_array_equal(there._reordered(order, inverse=True).data, blocks.data)
+        np.testing.assert_array_equal(there.reordered(order, inverse=True).data, blocks.data)
         index, sign = order_permutation(BASIS[31], order)
         e = int(np.flatnonzero(graph.onsite() & (graph.src == 0))[0])
         np.testing.assert_array_equal(
