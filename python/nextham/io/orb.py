@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def _read_radial(
     """R(r) of each shell [n_shells, mesh], wherever in the file it stands."""
     places = {(l, i - shells.index(l)): i for i, l in enumerate(shells)}
     radial = np.empty((len(shells), mesh))
-    for title, end in zip(titles, [*titles[1:], len(lines)], strict=True):
+    for title, end in pairwise([*titles, len(lines)]):
         line = title + 2
         words = lines[title + 1].split() if line <= len(lines) else []
         if len(words) != 3:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nextham.io.compression import open_for_writing
 from nextham.io.errors import FileError
 from nextham.io.stru_blocks import Block, atom_words, split_blocks
 from nextham.io.text_file import parse_integer, read_text
@@ -211,10 +212,10 @@ def read_stru(path: str | os.PathLike[str]) -> StruFile:
 
 
 def write_stru(path: str | os.PathLike[str], stru: StruFile) -> None:
-    """Writes a STRU, every number with all its digits.
+    """Writes a STRU, every number with all its digits; `.gz` and `.xz` in the name compress it.
 
     Raises:
-        OSError: the file cannot be written.
+        FileError: the file cannot be written.
     """
     structure, unit = stru.structure, stru.lattice_constant * BOHR
     lines = ["ATOMIC_SPECIES"]
@@ -236,7 +237,8 @@ def write_stru(path: str | os.PathLike[str], stru: StruFile) -> None:
             words = (f" {name} {_row(numbers)}" for name, numbers in stru.words[atom].items())
             lines.append(_row(values[atom]) + "".join(words))
             atom += 1
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with open_for_writing(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
 
 
 def _row(values: Sequence[float] | np.ndarray) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from nextham.io.errors import FileError
 from nextham.io.text_file import parse_number
@@ -123,7 +124,7 @@ def atom_words(block: Block, row: Sequence[str], line: int) -> dict[str, tuple[f
         row = ["m", *row]
     words: dict[str, tuple[float, ...]] = {}
     starts = [i for i, word in enumerate(row) if word[0].isalpha()]
-    for start, end in zip(starts, [*starts[1:], len(row)], strict=True):
+    for start, end in pairwise([*starts, len(row)]):
         word = row[start]
         if word not in _WORDS:
             raise block.error(f"expected one of {', '.join(_WORDS)} after the coordinates, got {word!r}", line)

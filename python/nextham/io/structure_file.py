@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
-import struct
 from typing import TYPE_CHECKING
 
+from nextham.io.compression import load_bytes
 from nextham.io.errors import FileError
 from nextham.io.stru import read_stru
-from nextham.io.text_file import read_bytes
 from nextham.structure import Structure
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ def read_structure(path: str | os.PathLike[str], format: str | None = None) -> S
         FileError: unreadable file, unknown format, no or several structures in the file, no three lattice vectors, or
             sites that are only partly occupied.
     """
-    content = read_bytes(path)
+    content = load_bytes(path)
     if format == "stru" or (format is None and _STRU_LINE.search(content)):
         return read_stru(path).structure
     atoms = _read_with_ase(path, format)
@@ -52,6 +50,9 @@ def read_structure(path: str | os.PathLike[str], format: str | None = None) -> S
 
 
 def _read_with_ase(path: str | os.PathLike[str], format: str | None) -> Atoms:
+    import sqlite3
+    import struct
+
     import ase.io
     from ase.io.formats import UnknownFileTypeError
     from ase.spacegroup.spacegroup import SpacegroupError

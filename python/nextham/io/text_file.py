@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import re
-import zlib
-from pathlib import Path
 
+from nextham.io.compression import load_bytes
 from nextham.io.errors import FileError
 
-__all__ = ["parse_integer", "parse_number", "read_bytes", "read_text"]
+__all__ = ["parse_integer", "parse_number", "read_text"]
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Returns the content of a file; gzip and xz are recognised by their first bytes and unpacked.
-
-    Raises:
-        FileError: absent or unreadable file, or damaged compression.
-    """
-    try:
-        content = Path(path).read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            return gzip.decompress(content)
-        if content.startswith(b"\xfd7zXZ\x00"):
-            return lzma.decompress(content)
-        return content
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise FileError(path, f"the compressed file is damaged or cut short ({error})") from error
-    except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror}") from error
-
-
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Returns the text of a file that fits into memory, unpacked as by `read_bytes`.
+    """Returns the text of a file that fits into memory, plain, gzip or xz.
 
     Bytes that are not UTF-8 (they occur in comments) become U+FFFD.
 
     Raises:
-        FileError: as `read_bytes`; an empty file, or one that is not text.
+        FileError: absent, unreadable or empty file, damaged compression, or content that is not text.
     """
-    content = read_bytes(path)
+    content = bytes(load_bytes(path))
     if b"\x00" in content:
         raise FileError(path, "expected a text file, got binary content")
     text = content.decode("utf-8-sig", errors="replace")

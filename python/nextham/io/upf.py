@@ -56,7 +56,8 @@ def read_valence(path: str | os.PathLike[str]) -> tuple[int, float]:
     values = {}
     for name in ("element", "z_valence"):
         found = re.search(rf"(?<!\S){name}\s*=\s*(\"[^\"]*\"|'[^']*')", header[1])
-        line = text.count("\n", 0, header.start(1) + (0 if found is None else found.start())) + 1
+        at = header.start() if found is None else header.start(1) + found.start()
+        line = text.count("\n", 0, at) + 1
         if found is None:
             raise FileError(path, f"the PP_HEADER has no `{name}`", line)
         values[name] = (found[1][1:-1].strip(), line)
