@@ -8,10 +8,17 @@ __all__ = ["FileError"]
 
 
 class FileError(OSError):
-    """A file that cannot be used, said in one sentence: `PATH, line N: sentence` (or `PATH: sentence`)."""
+    """A file that cannot be used, said in one sentence.
 
-    def __init__(self, path: str | os.PathLike[str], sentence: str, line: int | None = None) -> None:
+    It prints `PATH, line N: sentence` in text, `PATH, byte N: sentence` in binary, `PATH: sentence` otherwise.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], sentence: str, line: int | None = None, *, byte: int | None = None
+    ) -> None:
         self.path = os.fspath(path)
         self.sentence = sentence
         self.line = line
-        super().__init__(f"{self.path}: {sentence}" if line is None else f"{self.path}, line {line}: {sentence}")
+        self.byte = byte
+        place = f", line {line}" if line is not None else f", byte {byte}" if byte is not None else ""
+        super().__init__(f"{self.path}{place}: {sentence}")

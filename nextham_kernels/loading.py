@@ -1,0 +1,61 @@
+"""Finds the compiled kernels, and says which kernel serves which device."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+__all__ = ["compiled", "loaded", "reference_only"]
+
+_KERNELS = {"number_text": {"cpu": "cpp"}}
+"""Operation → device → kind of kernel, for everything that is more than its reference."""
+
+_MODE = os.environ.get("NEXTHAM_KERNELS", "")
+
+
+def reference_only() -> bool:
+    """Returns whether `NEXTHAM_KERNELS=reference` binds every operation to its reference.
+
+    The variable is read once, when the package is imported.
+
+    Raises:
+        ValueError: it has a value other than `reference` or nothing.
+    """
+    if _MODE not in ("", "reference"):
+        raise ValueError(f"NEXTHAM_KERNELS: expected 'reference' or nothing, got {_MODE!r}")
+    return _MODE == "reference"
+
+
+def compiled() -> ModuleType:
+    """Returns the extension module `nextham_kernels._C`.
+
+    Raises:
+        RuntimeError: it is not built; the sentence names the build step.
+    """
+    try:
+        return importlib.import_module("nextham_kernels._C")
+    except ImportError as error:
+        raise RuntimeError(
+            "the compiled kernels nextham_kernels._C are missing: run `pip install .` in the source folder "
+            f"(or set NEXTHAM_KERNELS=reference to run the slow references): {error}"
+        ) from error
+
+
+def loaded() -> dict[str, dict[str, str]]:
+    """Returns which kernel serves which device: {operation: {device: kernel}}.
+
+    A kernel is `cpp` (compiled, CPU) or `reference`; an operation or device that is not listed runs its reference.
+
+    Raises:
+        RuntimeError: the compiled kernels are not built, and the references were not asked for.
+
+    Example:
+        >>> from nextham_kernels.loading import loaded
+        >>> loaded()["number_text"]["cpu"] in ("cpp", "reference")
+        True
+    """
+    if reference_only():
+        return {op: dict.fromkeys(devices, "reference") for op, devices in _KERNELS.items()}
+    compiled()
+    return {op: dict(devices) for op, devices in _KERNELS.items()}

@@ -1,0 +1,68 @@
+"""The bytes of a file, plain, gzip or xz."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import mmap
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from nextham.io.errors import FileError
+
+__all__ = ["load_bytes", "open_for_writing"]
+
+
+def load_bytes(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
+    """Returns the content of a file; gzip and xz are told by their first bytes and unpacked.
+
+    A plain file is mapped, not read: its pages come and go as they are looked at.
+
+    Raises:
+        FileError: an absent, unreadable or empty file, or damaged compression.
+    """
+    try:
+        with open(path, "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise FileError(path, "the file is empty")
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if content[:2] == b"\x1f\x8b":
+            return gzip.decompress(content)
+        if content[:6] == b"\xfd7zXZ\x00":
+            return lzma.decompress(content)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise FileError(path, f"the compressed file is damaged or cut short ({error})") from error
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(path, f"cannot be read: {error.strerror}") from error
+    return content
+
+
+@contextmanager
+def open_for_writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a file for writing that takes its name only once it is complete; `.gz` and `.xz` in the name compress it.
+
+    Until then it is called `PATH.part`, and it is removed if the body of the `with` statement fails.
+
+    Raises:
+        FileError: it cannot be created.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    try:
+        file = opener(part, "wb")
+    except OSError as error:
+        raise FileError(path, f"cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
