@@ -1,0 +1,177 @@
+"""The edge frame: features seen along their edge, as dense blocks per |m|.
+
+Let D(e) be the rotation that takes edge e to e3nn's polar axis (y). In that frame the spherical harmonics of the edge
+have one component, m = 0, equal to √(2l+1). A path (l₁, l₂, l₃) then couples component m with m if l₁+l₂+l₃ is even and
+with −m if it is odd, with one number per |m|. Give each irrep the sign σ = p·(−1)^l. The path is odd exactly when
+σ₁ ≠ σ₃, so after swapping +m and −m in the irreps with σ = −1,
+
+    x̃_{+m} = x_{−m},  x̃_{−m} = −x_{+m}   (σ = −1, m > 0),
+
+every path couples m with m, and +m and −m share every coefficient and every weight. A feature vector becomes
+
+    block (0, +): channels of the irreps with σ = +1          [e, 1, c]
+    block (0, −): channels of the irreps with σ = −1          [e, 1, c]
+    block m ≥ 1:  channels of all irreps with l ≥ m; +m, −m   [e, 2, c]
+
+with channels in the order of the irreps. Source: DESIGN E1; the reduction of SO(3) to SO(2) products is Passaro and
+Zitnick (2023); the treatment of parity is ours.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of, wigner_3j
+
+__all__ = ["Channels", "EdgeLayout", "edge_coefficient", "edge_layout", "edge_rotation"]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of one irreps block inside one block of the edge layout.
+
+    Args:
+        irrep: index of the block in the irreps (`irreps[irrep]` is its mul and ir).
+        start: first column of those channels.
+        stop: one past the last.
+    """
+
+    irrep: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class EdgeLayout:
+    """How a flat feature axis is spread over blocks per |m| (see the module's page).
+
+    Args:
+        irreps: e3nn's irreps of the flat axis.
+        m: |m| of each block.
+        sigma: +1 or −1 for the two blocks of m = 0, 0 for the others.
+        channels: which irreps sit where in each block.
+        index: for each block the flat position of (component, channel), int64 [n, c] with n = 1 or 2.
+        sign: the sign that comes with it [n, c].
+    """
+
+    irreps: object
+    m: tuple[int, ...]
+    sigma: tuple[int, ...]
+    channels: tuple[tuple[Channels, ...], ...]
+    index: tuple[torch.Tensor, ...]
+    sign: tuple[torch.Tensor, ...]
+
+    def to_blocks(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Returns features [e, d], already rotated into the edge frame, as blocks [e, n, c]."""
+        return [x[:, i] * s.to(x.dtype) for i, s in zip(self.index, self.sign, strict=True)]
+
+    def from_blocks(self, blocks: list[torch.Tensor]) -> torch.Tensor:
+        """Returns the flat features [e, d] of blocks, the inverse of `to_blocks`."""
+        flat = blocks[0].new_zeros(blocks[0].shape[0], self.irreps.dim)
+        for block, i, s in zip(blocks, self.index, self.sign, strict=True):
+            flat[:, i] = block * s.to(block.dtype)
+        return flat
+
+
+def sigma_of(l: int, p: int) -> int:
+    """Returns σ = p·(−1)^l."""
+    return p * (-1) ** l
+
+
+@functools.cache
+def edge_layout(irreps: IrrepsLike) -> EdgeLayout:
+    """Returns the edge layout of irreps.
+
+    Blocks without channels are left out, so `0e` alone has one block and F (DESIGN §3) has six.
+    """
+    irreps = irreps_of(irreps)
+    m_max = max((ir.l for _, ir in irreps), default=0)
+    wanted = [(0, 1), (0, -1), *((m, 0) for m in range(1, m_max + 1))]
+    ms, sigmas, channels, indices, signs = [], [], [], [], []
+    for m, sigma in wanted:
+        here, columns, column_signs, start = [], [], [], 0
+        for b, ((mul, ir), part) in enumerate(zip(irreps, irreps.slices(), strict=True)):
+            own = sigma_of(ir.l, ir.p)
+            if mul == 0 or ir.l < m or sigma not in (0, own):
+                continue
+            plus = torch.arange(mul) * ir.dim + part.start + ir.l + m
+            minus = plus - 2 * m
+            one = torch.ones(mul, dtype=torch.float64)
+            if m == 0:
+                columns.append(plus[None])
+                column_signs.append(one[None])
+            elif own == 1:
+                columns.append(torch.stack([plus, minus]))
+                column_signs.append(torch.stack([one, one]))
+            else:
+                columns.append(torch.stack([minus, plus]))
+                column_signs.append(torch.stack([one, -one]))
+            here.append(Channels(b, start, start + mul))
+            start += mul
+        if here:
+            ms.append(m)
+            sigmas.append(sigma)
+            channels.append(tuple(here))
+            indices.append(torch.cat(columns, dim=1))
+            signs.append(torch.cat(column_signs, dim=1))
+    return EdgeLayout(irreps, tuple(ms), tuple(sigmas), tuple(channels), tuple(indices), tuple(signs))
+
+
+def edge_coefficient(l1: int, p1: int, l2: int, l3: int, m: int) -> float:
+    """Returns c with x̃₃ = c·x̃₁ for components of |m| of a path with an edge's harmonic of degree l₂.
+
+    c = √(2l₃+1)·√(2l₂+1)·wigner_3j(l₁, l₂, l₃)_{m, 0, ±m}, with the sign of the swap; the harmonic has parity (−1)^l₂
+    and component normalisation, the path e3nn's component normalisation.
+
+    Args:
+        l1: degree of the features.
+        p1: their parity.
+        l2: degree of the harmonic.
+        l3: degree of the product.
+        m: |m| ≤ min(l₁, l₃).
+
+    Raises:
+        ValueError: m out of range, or degrees that do not couple.
+    """
+    if not 0 <= m <= min(l1, l3):
+        raise ValueError(f"m: expected 0 <= m <= {min(l1, l3)}, got {m}")
+    c = wigner_3j(l1, l2, l3) * ((2 * l3 + 1) * (2 * l2 + 1)) ** 0.5
+    if (l1 + l2 + l3) % 2 == 0:
+        return float(c[l1 + m, l2, l3 + m])
+    if m == 0:
+        return 0.0
+    # Odd: the input's +m gives the output's −m. From σ = +1 the output is the swapped one, from σ = −1 the input is.
+    mixed = float(c[l1 + m, l2, l3 - m])
+    return mixed if sigma_of(l1, p1) == 1 else -mixed
+
+
+def edge_rotation(vector: torch.Tensor) -> torch.Tensor:
+    """Returns the proper rotation that takes each edge to +z (e3nn's polar axis): Q r = |r| e_z.
+
+    For r_z ≥ 0, with n = r/|r|: Q = 1 + K + K²/(1 + n_z), K the cross product with n × e_z; for r_z < 0 the edge is
+    first turned by π about x. So no direction is singular. Which rotation about the edge comes with it is arbitrary (it
+    jumps at r_z = 0): only what does not depend on it is meaningful, and every equivariant result does not.
+
+    Args:
+        vector: [e, 3], cartesian (x, y, z).
+
+    Returns:
+        [e, 3, 3], acting on cartesian columns; the unit matrix where the vector is zero. Differentiable there too (the
+        derivative is zero).
+    """
+    length = vector.norm(dim=1, keepdim=True)
+    # The unit vector e_z stands in for a zero-length edge before the division, so that no NaN reaches the gradient.
+    pole = vector.new_tensor([0.0, 0.0, 1.0])
+    n = torch.where(length > 0, vector, pole) / torch.where(length > 0, length, torch.ones_like(length))
+    flip = torch.where(n[:, 2:] < 0, -1.0, 1.0) * vector.new_tensor([0.0, 1.0, 1.0]) + vector.new_tensor(
+        [1.0, 0.0, 0.0]
+    )
+    x, y, z = (n * flip).unbind(dim=1)
+    zero = torch.zeros_like(x)
+    # n × e_z = (y, −x, 0)
+    cross = torch.stack([zero, zero, -x, zero, zero, -y, x, y, zero], dim=1).reshape(-1, 3, 3)
+    turn = torch.eye(3, dtype=vector.dtype, device=vector.device) + cross + cross @ cross / (1 + z)[:, None, None]
+    return turn * flip[:, None, :]
