@@ -20,9 +20,14 @@ BELOW = {
 BELOW["block_layouts"] = {*BELOW["blocks"], "blocks"}  # the type alone
 BELOW["blocks"] = {*BELOW["blocks"], "block_layouts"}
 BELOW["io"] = {*BELOW["blocks"], "blocks"}
-BELOW["model"] = {*BELOW["blocks"], "blocks"}
-BELOW["losses"] = BELOW["metrics"] = {*BELOW["model"], "model"}
-BELOW["bands"] = BELOW["bands_plot"] = {*BELOW["model"], "metrics", "bands"}
+BELOW["model"] = {*BELOW["blocks"], "blocks", "io"}
+BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
+BELOW["kpath"] = {"units", "structure"}
+BELOW["loss_target"] = {*BELOW["kspace"], "kspace"}
+BELOW["losses"] = {*BELOW["model"], "model", "loss_target"}
+BELOW["metrics"] = BELOW["fermi"] = {*BELOW["kspace"], "kspace"}
+BELOW["bands"] = {*BELOW["kspace"], "kspace", "kpath", "io"}
+BELOW["bands_plot"] = {"bands", "metrics"}
 BELOW["cli"] = {*BELOW, "cli", "data"}
 
 # What is too heavy to load when a package is imported (they are imported where they are used).

@@ -1,0 +1,84 @@
+"""Checks of arguments: done once, in the public function, each with a sentence that says expected and got."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["check_irreps_dim", "check_shapes", "check_tensors"]
+
+
+def check_shapes(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
+    """Checks shapes against patterns of sizes and axis letters, and returns the size of each letter.
+
+    A letter takes the size it meets first and must keep it: `check_shapes(x=(x, "e 392"), weight=(weight, "e p"))`
+    asks for the same number of edges in both.
+
+    Args:
+        arguments: name → (tensor, pattern); the pattern is letters and numbers between blanks.
+
+    Returns:
+        The size of each letter.
+
+    Raises:
+        ValueError: a wrong number of axes or a wrong size.
+    """
+    sizes: dict[str, int] = {}
+    for name, (tensor, pattern) in arguments.items():
+        axes = pattern.split()
+        fits = tensor.ndim == len(axes)
+        if fits:
+            for axis, size in zip(axes, tensor.shape, strict=True):
+                fits &= size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size))
+        if not fits:
+            known = ", ".join(f"{a} = {sizes[a]}" for a in axes if a in sizes and not a.isdigit())
+            where = f" with {known}" if known and tensor.ndim == len(axes) else ""
+            raise ValueError(f"{name}: expected shape [{', '.join(axes)}]{where}, got {list(tensor.shape)}")
+    return sizes
+
+
+def check_tensors(
+    integer: dict[str, torch.Tensor] | None = None, complex_: bool = False, **floating: torch.Tensor
+) -> None:
+    """Checks that the floating tensors share one dtype and all tensors one device.
+
+    Args:
+        integer: name → tensor of indices, which must be int64.
+        complex_: the floating tensors are complex64 or complex128 instead of float32 or float64.
+        floating: name → tensor.
+
+    Raises:
+        TypeError: a wrong or mixed dtype or device, or something that is no tensor.
+    """
+    allowed = (torch.complex64, torch.complex128) if complex_ else (torch.float32, torch.float64)
+    first: tuple[str, torch.Tensor] | None = None
+    for name, tensor in {**floating, **(integer or {})}.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
+        if integer and name in integer:
+            if tensor.dtype != torch.int64:
+                raise TypeError(f"{name}: expected dtype int64, got {_short(tensor.dtype)}")
+        elif tensor.dtype not in allowed:
+            raise TypeError(f"{name}: expected dtype {' or '.join(map(_short, allowed))}, got {_short(tensor.dtype)}")
+        elif first and tensor.dtype != first[1].dtype:
+            raise TypeError(
+                f"{name}: expected dtype {_short(first[1].dtype)} as {first[0]}, got {_short(tensor.dtype)}"
+            )
+        if first and tensor.device != first[1].device:
+            raise TypeError(f"{name}: expected device {first[1].device} as {first[0]}, got {tensor.device}")
+        first = first or (name, tensor)
+
+
+def check_irreps_dim(name: str, tensor: torch.Tensor, irreps: object, dim: int) -> None:
+    """Checks that the last axis of a feature tensor [e, d] has the dimension of its irreps.
+
+    Raises:
+        ValueError: another number of axes or another dimension.
+    """
+    if tensor.ndim != 2 or tensor.shape[1] != dim:
+        shown = str(irreps)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        raise ValueError(f"{name}: expected shape [e, {dim}] for irreps {shown}, got {list(tensor.shape)}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,91 @@
+"""Coefficients of the rotation group, exact in float64 and cached: Wigner 3j symbols and Wigner D matrices.
+
+Conventions are e3nn's: the components of an irrep l are m = −l … l, and the vector behind l = 1 is (y, z, x). So with
+cartesian (x, y, z) vectors permuted to (y, z, x), component m is the usual real spherical harmonic of that m.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+if TYPE_CHECKING:
+    from e3nn import o3
+
+__all__ = ["IrrepsLike", "irreps_of", "wigner_3j", "wigner_d"]
+
+IrrepsLike: TypeAlias = "str | o3.Irreps"
+
+_YZX = [1, 2, 0]
+
+
+@functools.cache
+def irreps_of(irreps: IrrepsLike) -> o3.Irreps:
+    """Returns e3nn's `Irreps` of a string or of itself.
+
+    Raises:
+        ValueError: a string that is no irreps.
+    """
+    # e3nn's import takes 2.5 s (it loads torch's compiler), so whoever does not need it does not pay for it.
+    from e3nn import o3
+
+    return o3.Irreps(irreps)
+
+
+@functools.cache
+def wigner_3j(
+    l1: int, l2: int, l3: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Returns the real Wigner 3j symbol of three irreps, e3nn's, rounded once from float64.
+
+    C_ijk with Σ_ijk C_ijk² = 1 and C_ijk = Σ_abc D¹_ia D²_jb D³_kc C_abc for every rotation. The tensor is shared: do
+    not write into it.
+
+    Args:
+        l1: first degree.
+        l2: second degree.
+        l3: third degree, |l1 − l2| ≤ l3 ≤ l1 + l2.
+        dtype: dtype of the result.
+        device: device of the result.
+
+    Returns:
+        [2 l1 + 1, 2 l2 + 1, 2 l3 + 1].
+
+    Raises:
+        ValueError: degrees that do not couple.
+    """
+    if min(l1, l2, l3) < 0 or not abs(l1 - l2) <= l3 <= l1 + l2:
+        raise ValueError(f"l3: expected |l1 - l2| <= l3 <= l1 + l2, got l1 = {l1}, l2 = {l2}, l3 = {l3}")
+    from e3nn import o3
+
+    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64).to(device=device, dtype=dtype)
+
+
+def wigner_d(rotation: torch.Tensor, l_max: int) -> list[torch.Tensor]:
+    """Returns the Wigner D matrices of rotations, l = 0 … l_max.
+
+    D⁰ = 1; D¹ is the rotation with rows and columns in the order (y, z, x);
+    D^l_kc = (2l+1) Σ_ijab C_kij D^{l−1}_ia D¹_jb C_cab with C = wigner_3j(l, l − 1, 1).
+
+    Args:
+        rotation: [..., 3, 3], proper, acting on cartesian (x, y, z) columns.
+        l_max: largest degree.
+
+    Returns:
+        l_max + 1 tensors [..., 2l+1, 2l+1] in the dtype of `rotation`, differentiable.
+
+    Raises:
+        ValueError: not [..., 3, 3].
+    """
+    if rotation.ndim < 2 or rotation.shape[-2:] != (3, 3):
+        raise ValueError(f"rotation: expected shape [..., 3, 3], got {list(rotation.shape)}")
+    vector = rotation[..., _YZX, :][..., _YZX]
+    matrices = [torch.ones_like(rotation[..., :1, :1]), vector]
+    for l in range(2, l_max + 1):
+        c = wigner_3j(l, l - 1, 1, rotation.dtype, rotation.device)
+        rows = torch.einsum("kij,...ia->...kaj", c, matrices[-1])
+        rows = torch.einsum("...kaj,...jb->...kab", rows, vector)
+        matrices.append((2 * l + 1) * torch.einsum("...kab,cab->...kc", rows, c))
+    return matrices[: l_max + 1]

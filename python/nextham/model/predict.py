@@ -1,0 +1,49 @@
+"""From H⁽⁰⁾ to ΔH with an ensemble."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nextham.blocks import Blocks
+from nextham.model.ensemble import Ensemble
+
+__all__ = ["predict_delta"]
+
+
+def predict_delta(ensemble: Ensemble, h0: Blocks) -> Blocks:
+    """Predicts ΔH, so that Ĥ = H⁽⁰⁾ + ΔH.
+
+    The networks see the edges below the cutoff; ΔH is zero beyond the largest range. The computation runs in the dtype
+    and on the device of the ensemble (`ensemble.double()` for float64).
+
+    Args:
+        ensemble: the networks.
+        h0: H⁽⁰⁾, eV, with an on-site block for every atom.
+
+    Returns:
+        ΔH on the graph of `h0`, eV: n_spin 4 (complex) from networks with spin, n_spin 1 (real) from those without.
+
+    Raises:
+        ValueError: an atom without on-site block, orbitals that do not fit the network's layout, or a matrix with spin
+            for networks without.
+    """
+    config = ensemble.config
+    near = h0.within(0.0, config.cutoff)
+    near = near.spinor() if config.spinor else near.spinless()
+    if not config.spinor and np.iscomplexobj(near.data):
+        raise ValueError("h0: expected a real matrix for networks without spin, got a complex one")
+    graph = near.graph
+    present = np.unique(graph.src[graph.onsite()])
+    absent = np.setdiff1d(np.arange(graph.structure.n_atoms), present)
+    if len(absent):
+        raise ValueError(f"h0: atom {absent[0]} has no on-site block")
+    real = ensemble.dtype
+    kind = (torch.complex128 if real == torch.float64 else torch.complex64) if config.spinor else real
+    src, dst = (torch.as_tensor(index, device=ensemble.device) for index in (graph.src, graph.dst))
+    vector = torch.as_tensor(graph.vector()).to(ensemble.device, real)
+    with torch.no_grad():
+        padded = torch.as_tensor(near.padded(config.shells)).to(ensemble.device, kind)
+        irreps = ensemble.irreps_of_blocks(padded)
+        delta = ensemble.correction(ensemble(irreps, src, dst, vector, with_trace=False).irreps)
+    return Blocks.from_padded(graph, h0.basis, delta.cpu().numpy(), config.shells).on(h0.graph)
