@@ -1,0 +1,208 @@
+"""The training loss: gauge, Hamiltonian in real and in k-space, trace.
+
+With the error E = ΔĤ − ΔH_label on the edges of one structure, its Bloch sum E(k), eigenvectors U of the converged
+(H(k), S(k)), their low bands P and the rest Q:
+
+    E_P = U_P† E(k) U_P,  E_Q = U_Q† E(k) U_Q,  E_PQ = U_P† E(k) U_Q
+    μ = [λ_R Re⟨S,E⟩/N_R + λ_P Re tr E_P/|P|² + λ_Q Re tr E_Q/|Q|²] / [λ_R ⟨S,S⟩/N_R + λ_P/|P| + λ_Q/|Q|]
+    loss_H = λ_R Σ|Re(E − μS)|/N_R + λ_P ‖E_P − μ‖/|P|² + λ_Q ‖E_Q − μ‖/|Q|² + λ_PQ ‖E_PQ‖/(|P||Q|)
+    total = (1 − w) loss_H + w · stopgrad(loss_H/loss_t) · loss_t
+
+‖·‖ = Σ|Re| + |Im|; with squares every |x| becomes x². N_R counts real orbitals (four spin blocks with spin), never
+padding. Where several k-points are given, k-space terms are their mean. This is the meaning, in plain torch on padded
+blocks [e, s, a, b] (s: spin blocks 1 or 4; all slots in one order, any); it is the form in which NextHAM was published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import layer_norm
+
+from nextham.loss_target import Target
+
+__all__ = ["Loss", "LossSettings", "gauge_mu", "hamiltonian_loss", "total_loss", "trace_loss"]
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights and form of the loss; the defaults are the published ones but for `padded_slots`.
+
+    Args:
+        low: λ_P, weight of the low bands.
+        rest: λ_Q, weight of the other bands.
+        coupling: λ_PQ, weight of what mixes the two.
+        trace: w, share of the trace loss in the total.
+        squares: squared errors instead of absolute ones.
+        padded_slots: the real-space sum runs over slots without an orbital too, and so trains them to zero
+            (published); E there is the prediction itself.
+        imaginary: the real-space sum also takes |Im E|, which published training leaves to the k-space terms.
+
+    Raises:
+        ValueError: a negative weight, or weights whose sum exceeds 1.
+    """
+
+    low: float = 2e-4
+    rest: float = 1e-4
+    coupling: float = 1.5e-4
+    trace: float = 0.2
+    squares: bool = False
+    padded_slots: bool = False
+    imaginary: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.low, self.rest, self.coupling, self.real) < 0 or not 0 <= self.trace <= 1:
+            raise ValueError("settings: expected weights of at least 0, low + rest + coupling and trace of at most 1")
+
+    @property
+    def real(self) -> float:
+        """λ_R, what the k-space terms leave."""
+        return 1.0 - self.low - self.rest - self.coupling
+
+
+class Loss(NamedTuple):
+    """The loss of one structure, all tensors without axes; energies in eV (eV² with squares)."""
+
+    total: torch.Tensor
+    hamiltonian: torch.Tensor
+    trace: torch.Tensor
+    mu: torch.Tensor
+    """The gauge shift, eV."""
+    terms: dict[str, torch.Tensor]
+    """The weighted terms of loss_H: `real`, `low`, `rest`, `coupling`."""
+
+
+def total_loss(delta: torch.Tensor, trace: torch.Tensor, target: Target, settings: LossSettings | None = None) -> Loss:
+    """Returns the loss of one structure.
+
+    Args:
+        delta: predicted ΔH [e, s, a, b], real or complex, eV.
+        trace: the trace head [e, p], a number for each pair of shells.
+        target: the structure, its label and its bands.
+        settings: weights and form.
+
+    Derivatives:
+        first and higher with respect to delta and trace. Through μ only the trace label passes a gradient (published);
+        in loss_H it is a constant. At zero |x| has the derivative 0.
+
+    Raises:
+        ValueError: a shape that does not fit the target.
+    """
+    settings = settings or LossSettings()
+    if delta.shape != target.delta.shape:
+        raise ValueError(f"delta: expected shape {tuple(target.delta.shape)}, got {tuple(delta.shape)}")
+    if trace.shape != (len(target.src), len(target.shells) ** 2):
+        raise ValueError(
+            f"trace: expected shape {(len(target.src), len(target.shells) ** 2)}, got {tuple(trace.shape)}"
+        )
+    error = delta - target.delta
+    projected = [project(error, target, q) for q in range(len(target.kpoints))]
+    mu = gauge_mu(error, projected, target, settings)
+    terms = hamiltonian_loss(error, projected, mu.detach(), target, settings)
+    of_h = sum(terms.values())
+    of_trace = trace_loss(trace, mu, target)
+    # A trace loss of exactly zero has no ratio; it then adds nothing.
+    balance = torch.where(of_trace > 0, of_h / of_trace.clamp_min(torch.finfo(of_trace.dtype).tiny), 0.0).detach()
+    total = (1 - settings.trace) * of_h + settings.trace * balance * of_trace
+    return Loss(total, of_h, of_trace, mu, terms)
+
+
+class Projected(NamedTuple):
+    """The error between eigenvectors of one k-point, complex."""
+
+    low: torch.Tensor  # E_P [s, s']
+    rest: torch.Tensor  # E_Q
+    coupling: torch.Tensor  # E_PQ
+
+
+def project(error: torch.Tensor, target: Target, q: int) -> Projected:
+    """Returns U†E(k)U of k-point q, cut into low bands and rest.
+
+    E(k) = Σ_e exp(2πi k·R_e) E_e, row block src, column block dst.
+
+    Args:
+        error: E [e, s, a, b], eV.
+        target: edges, k-points and eigenvectors.
+        q: which of the k-points.
+    """
+    vectors = target.vectors[q].flatten(1)  # [band, n · spin · a]
+    n_atoms, slots = target.exists.shape
+    spins = 2 if error.shape[1] == 4 else 1
+    angle = 2 * torch.pi * (target.R.to(target.kpoints.dtype) @ target.kpoints[q])
+    phased = torch.polar(torch.ones_like(angle), angle)[:, None, None, None] * error
+    pairs = phased.new_zeros(n_atoms**2, *error.shape[1:])
+    pairs = pairs.index_add(0, target.src * n_atoms + target.dst, phased)
+    pairs = pairs.reshape(n_atoms, n_atoms, spins, spins, slots, slots)
+    dense = pairs.permute(0, 2, 4, 1, 3, 5).reshape(n_atoms * spins * slots, -1)
+    common = torch.promote_types(dense.dtype, vectors.dtype)
+    between = vectors.to(common).conj() @ dense.to(common) @ vectors.to(common).T
+    low = target.low[q]
+    return Projected(between[low][:, low], between[~low][:, ~low], between[low][:, ~low])
+
+
+def gauge_mu(error: torch.Tensor, projected: list[Projected], target: Target, settings: LossSettings) -> torch.Tensor:
+    """Returns the gauge shift μ of the module's page, eV; it minimises the squared loss without its coupling."""
+    above = settings.real * (target.overlap.conj() * error).real.sum() / target.n_elements
+    below = settings.real * target.overlap.abs().square().sum() / target.n_elements
+    for of_k in projected:
+        for weight, matrix in ((settings.low, of_k.low), (settings.rest, of_k.rest)):
+            if len(matrix):
+                above = above + weight / len(projected) * matrix.diagonal().real.sum() / len(matrix) ** 2
+                below = below + weight / len(projected) / len(matrix)
+    return above / below
+
+
+def hamiltonian_loss(
+    error: torch.Tensor, projected: list[Projected], mu: torch.Tensor, target: Target, settings: LossSettings
+) -> dict[str, torch.Tensor]:
+    """Returns the weighted terms of loss_H for a given μ; their sum is the loss."""
+
+    def size(x: torch.Tensor) -> torch.Tensor:
+        return (x.square() if settings.squares else x.abs()).sum()
+
+    def mean(x: torch.Tensor) -> torch.Tensor:
+        return (size(x.real) + size(x.imag)) / max(1, x.numel())
+
+    shifted = error - mu * target.overlap
+    if not settings.padded_slots:
+        shifted = shifted * target.mask()
+    real = size(shifted.real)
+    if settings.imaginary and shifted.is_complex():
+        real = real + size(shifted.imag)
+    terms = {"real": settings.real * real / target.n_elements}
+    terms |= {name: torch.zeros_like(real) for name in ("low", "rest", "coupling")}
+    for of_k in projected:
+        for name, matrix in of_k._asdict().items():
+            if name != "coupling":
+                matrix = matrix - mu * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+            terms[name] = terms[name] + getattr(settings, name) / len(projected) * mean(matrix)
+    return terms
+
+
+def trace_loss(trace: torch.Tensor, mu: torch.Tensor, target: Target) -> torch.Tensor:
+    """Returns the masked mean of |trace head − label|.
+
+    label = layernorm over the pairs of shells of Σ|ΔH_label + μS|² (spin blocks and components summed); a pair counts
+    where the layernorm of the same sum of ones over real orbitals is not 0. So the published mask leaves out only a
+    pair whose number of orbitals is exactly the edge's mean, not the empty pairs.
+
+    Args:
+        trace: the trace head [e, p], pairs in row-major order of the shells.
+        mu: the gauge shift, eV; a gradient flows through it.
+        target: label, overlap and shells.
+    """
+    label = _per_shell_pair((target.delta + mu * target.overlap).abs().square().sum(1), target.shells)
+    count = _per_shell_pair(target.mask()[:, 0].to(trace.dtype) * target.delta.shape[1], target.shells)
+    counted = layer_norm(count, count.shape[1:]) != 0
+    difference = (trace - layer_norm(label, label.shape[1:]).to(trace.dtype)).abs() * counted
+    return difference.sum() / counted.sum().clamp_min(1)
+
+
+def _per_shell_pair(blocks: torch.Tensor, shells: tuple[int, ...]) -> torch.Tensor:
+    """Sums [e, a, b] over the components of each pair of shells, [e, p]."""
+    sizes = torch.tensor([2 * l + 1 for l in shells], device=blocks.device)
+    shell_of = torch.repeat_interleave(torch.arange(len(shells), device=blocks.device), sizes)
+    rows = blocks.new_zeros(len(blocks), len(shells), blocks.shape[2]).index_add(1, shell_of, blocks)
+    return rows.new_zeros(len(blocks), len(shells), len(shells)).index_add(2, shell_of, rows).flatten(1)
