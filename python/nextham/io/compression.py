@@ -14,10 +14,13 @@ from typing import BinaryIO
 
 from nextham.io.errors import FileError
 
-__all__ = ["load_bytes", "open_for_writing"]
+__all__ = ["Content", "load_bytes", "open_for_writing"]
+
+Content = bytes | bytearray | mmap.mmap
+"""What a file holds, in memory or mapped."""
 
 
-def load_bytes(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
+def load_bytes(path: str | os.PathLike[str]) -> Content:
     """Returns the content of a file; gzip and xz are told by their first bytes and unpacked.
 
     A plain file is mapped, not read: its pages come and go as they are looked at.
@@ -30,16 +33,24 @@ def load_bytes(path: str | os.PathLike[str]) -> bytes | mmap.mmap:
             if not os.fstat(file.fileno()).st_size:
                 raise FileError(path, "the file is empty")
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if content[:2] == b"\x1f\x8b":
-            return gzip.decompress(content)
-        if content[:6] == b"\xfd7zXZ\x00":
-            return lzma.decompress(content)
+        for magic, opener in ((b"\x1f\x8b", gzip.open), (b"\xfd7zXZ\x00", lzma.open)):
+            if content[: len(magic)] == magic:
+                with opener(path) as file:
+                    return _all_of(file)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise FileError(path, f"the compressed file is damaged or cut short ({error})") from error
     except FileError:
         raise
     except OSError as error:
         raise FileError(path, f"cannot be read: {error.strerror}") from error
+    return content
+
+
+def _all_of(file: BinaryIO) -> bytearray:
+    """The rest of a file; a bytearray grows in place, where bytes would be held twice when their pieces are joined."""
+    content = bytearray()
+    while piece := file.read(1 << 24):
+        content += piece
     return content
 
 

@@ -7,7 +7,6 @@ the spin index fastest. H is in Rydberg in the file; `read_blocks` and `write_bl
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import scipy.sparse
 from nextham.basis import Basis
 from nextham.blocks import Blocks
 from nextham.graph import Graph
-from nextham.io.compression import load_bytes
+from nextham.io.compression import Content, load_bytes
 from nextham.io.csr_binary import binary_records
 from nextham.io.csr_format import CsrHeader, LatticeVector, Records
 from nextham.io.csr_npz import npz_records
@@ -320,7 +319,7 @@ def _open(path: Path, step: int | None) -> tuple[CsrHeader, Iterator[tuple[Latti
     raise FileError(path, f"has no ionic step {step}, it has {', '.join(map(str, found)) or 'none'}")
 
 
-def _records(path: str, content: bytes | mmap.mmap) -> Records:
+def _records(path: str, content: Content) -> Records:
     """The ionic steps of a file of any form."""
     if not len(content):
         raise FileError(path, "the file is empty")

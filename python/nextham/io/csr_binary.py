@@ -14,7 +14,6 @@ Some versions in between put the text header of 3.11 in front of such matrices.
 from __future__ import annotations
 
 import itertools
-import mmap
 import shutil
 import struct
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import scipy.sparse
 
+from nextham.io.compression import Content
 from nextham.io.csr_format import CsrForm, CsrHeader, LatticeVector, Records, checked_matrix
 from nextham.io.errors import FileError
 
@@ -46,7 +46,7 @@ class _Layout(NamedTuple):
 _LAYOUTS = [_Layout(*choice) for choice in itertools.product(("<f8", "<c16"), ("<i4", "<i8"), (False, True))]
 
 
-def binary_records(path: str, content: bytes | mmap.mmap) -> Records:
+def binary_records(path: str, content: Content) -> Records:
     """Yields each ionic step of a binary file: its header and its matrices.
 
     Raises:
@@ -66,7 +66,7 @@ def binary_records(path: str, content: bytes | mmap.mmap) -> Records:
 
 
 def binary_matrices(
-    path: str, content: bytes | mmap.mmap, offset: int, header: CsrHeader
+    path: str, content: Content, offset: int, header: CsrHeader
 ) -> Iterator[tuple[LatticeVector, scipy.sparse.csr_matrix]]:
     """Yields the binary matrices that follow a text header, up to the end of the file.
 
@@ -82,7 +82,7 @@ def binary_matrices(
     yield from _matrices(path, content, offset, header, fitting[0])
 
 
-def _reach(content: bytes | mmap.mmap, layout: _Layout) -> int:
+def _reach(content: Content, layout: _Layout) -> int:
     """How far whole matrices of this layout fill the file; 0 if not even the header makes sense."""
     offset, whole = 0, True
     while whole and offset + 12 <= len(content):
@@ -93,9 +93,7 @@ def _reach(content: bytes | mmap.mmap, layout: _Layout) -> int:
     return offset
 
 
-def _end_of_step(
-    content: bytes | mmap.mmap, offset: int, dimension: int, n_matrices: int, layout: _Layout
-) -> tuple[int, bool]:
+def _end_of_step(content: Content, offset: int, dimension: int, n_matrices: int, layout: _Layout) -> tuple[int, bool]:
     """Where the matrices of an ionic step end, True; or where they stop being of this layout, False."""
     width = int(layout.pointers[-1])
     for _ in range(n_matrices):
@@ -115,7 +113,7 @@ def _end_of_step(
 
 
 def _matrices(
-    path: str, content: bytes | mmap.mmap, offset: int, header: CsrHeader, layout: _Layout
+    path: str, content: Content, offset: int, header: CsrHeader, layout: _Layout
 ) -> Iterator[tuple[LatticeVector, scipy.sparse.csr_matrix]]:
     """The matrices of one ionic step."""
     n, seen = header.dimension, set()

@@ -24,6 +24,7 @@ from typing import BinaryIO
 import numpy as np
 import scipy.sparse
 
+from nextham.io.compression import Content
 from nextham.io.csr_format import CsrForm, CsrHeader, LatticeVector, Records, checked_matrix
 from nextham.io.errors import FileError
 from nextham.structure import Structure
@@ -35,7 +36,7 @@ _FORMAT = "nextham sparse matrices 1"
 _BLOCK = re.compile(r"mat_(\d+)_(\d+)_(-?\d+)_(-?\d+)_(-?\d+)", re.ASCII)
 
 
-def npz_records(path: str, content: bytes | mmap.mmap) -> Records:
+def npz_records(path: str, content: Content) -> Records:
     """Yields the one ionic step of an NPZ file: its header and its matrices.
 
     Raises:

@@ -15,7 +15,6 @@ comments; each of the three lists has a comment line before it and runs over sev
 
 from __future__ import annotations
 
-import mmap
 import re
 import shutil
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from typing import BinaryIO
 import numpy as np
 import scipy.sparse
 
+from nextham.io.compression import Content
 from nextham.io.csr_binary import binary_matrices
 from nextham.io.csr_format import CsrForm, CsrHeader, LatticeVector, Records, checked_matrix
 from nextham.io.errors import FileError
@@ -51,12 +51,12 @@ _EXPLANATION = (
 _FIELDS = {"localized basis": "dimension", "Bravais lattice vector": "n_matrices"}
 
 
-def looks_like_text(content: bytes | mmap.mmap) -> bool:
+def looks_like_text(content: Content) -> bool:
     """Returns whether a file begins as one of the text forms does."""
     return _START.match(content) is not None
 
 
-def text_records(path: str, content: bytes | mmap.mmap) -> Records:
+def text_records(path: str, content: Content) -> Records:
     """Yields each ionic step of a text file: its header and its matrices.
 
     Raises:
@@ -82,7 +82,7 @@ def text_records(path: str, content: bytes | mmap.mmap) -> Records:
 class _Cursor:
     """A place in the text; errors raised by it know their line."""
 
-    def __init__(self, path: str, content: bytes | mmap.mmap, offset: int = 0) -> None:
+    def __init__(self, path: str, content: Content, offset: int = 0) -> None:
         self.path, self.content, self.offset = path, content, offset
         self.start_of_line = offset
 
