@@ -145,7 +145,7 @@ def project(error: torch.Tensor, target: Target, q: int) -> Projected:
 def gauge_mu(error: torch.Tensor, projected: list[Projected], target: Target, settings: LossSettings) -> torch.Tensor:
     """Returns the gauge shift μ of the module's page, eV; it minimises the squared loss without its coupling."""
     above = settings.real * (target.overlap.conj() * error).real.sum() / target.n_elements
-    below = settings.real * target.overlap.abs().square().sum() / target.n_elements
+    below = settings.real * _squared(target.overlap).sum() / target.n_elements
     for of_k in projected:
         for weight, matrix in ((settings.low, of_k.low), (settings.rest, of_k.rest)):
             if len(matrix):
@@ -193,11 +193,16 @@ def trace_loss(trace: torch.Tensor, mu: torch.Tensor, target: Target) -> torch.T
         mu: the gauge shift, eV; a gradient flows through it.
         target: label, overlap and shells.
     """
-    label = _per_shell_pair((target.delta + mu * target.overlap).abs().square().sum(1), target.shells)
+    label = _per_shell_pair(_squared(target.delta + mu * target.overlap).sum(1), target.shells)
     count = _per_shell_pair(target.mask()[:, 0].to(trace.dtype) * target.delta.shape[1], target.shells)
     counted = layer_norm(count, count.shape[1:]) != 0
     difference = (trace - layer_norm(label, label.shape[1:]).to(trace.dtype)).abs() * counted
     return difference.sum() / counted.sum().clamp_min(1)
+
+
+def _squared(x: torch.Tensor) -> torch.Tensor:
+    """|x|² without a root, so that zero is no singular point of any derivative."""
+    return (x * x.conj()).real
 
 
 def _per_shell_pair(blocks: torch.Tensor, shells: tuple[int, ...]) -> torch.Tensor:
