@@ -24,11 +24,14 @@ BELOW["model"] = {*BELOW["blocks"], "blocks", "io"}
 BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
 BELOW["kpath"] = {"units", "structure"}
 BELOW["loss_target"] = {*BELOW["kspace"], "kspace"}
-BELOW["losses"] = {*BELOW["model"], "model", "loss_target"}
-BELOW["metrics"] = BELOW["fermi"] = {*BELOW["kspace"], "kspace"}
-BELOW["bands"] = {*BELOW["kspace"], "kspace", "kpath", "io"}
+BELOW["kpath"] = {"structure"}
+BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
+BELOW["fermi"] = {*BELOW["kspace"], "kspace"}
+BELOW["loss_target"] = BELOW["metrics"] = {*BELOW["kspace"], "kspace"}
+BELOW["losses"] = {"loss_target"}
+BELOW["bands"] = {"blocks", "io", "kpath", "kspace"}
 BELOW["bands_plot"] = {"bands", "metrics"}
-BELOW["cli"] = {*BELOW, "cli", "data"}
+BELOW["cli"] = {*BELOW}
 
 # What is too heavy to load when a package is imported (they are imported where they are used).
 HEAVY = {"ase", "h5py", "matplotlib", "rich", "safetensors", "seekpath", "sisl", "vesin", "triton", "cupy"}

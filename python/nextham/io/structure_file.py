@@ -14,10 +14,15 @@ from nextham.structure import Structure
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["from_ase", "read_structure", "to_ase"]
+__all__ = ["from_ase", "is_stru", "read_structure", "to_ase"]
 
 # A line that only a STRU has (Quantum ESPRESSO shares ATOMIC_SPECIES and ATOMIC_POSITIONS).
 _STRU_LINE = re.compile(rb"^[ \t]*(NUMERICAL_ORBITAL|LATTICE_CONSTANT|LATTICE_VECTORS)(?!\w)", re.MULTILINE)
+
+
+def is_stru(path: str | os.PathLike[str]) -> bool:
+    """Returns whether a file is a STRU, by its headings."""
+    return _STRU_LINE.search(load_bytes(path)) is not None
 
 
 def read_structure(path: str | os.PathLike[str], format: str | None = None) -> Structure:
@@ -34,8 +39,7 @@ def read_structure(path: str | os.PathLike[str], format: str | None = None) -> S
         FileError: unreadable file, unknown format, no or several structures in the file, no three lattice vectors, or
             sites that are only partly occupied.
     """
-    content = load_bytes(path)
-    if format == "stru" or (format is None and _STRU_LINE.search(content)):
+    if format == "stru" or (format is None and is_stru(path)):
         return read_stru(path).structure
     atoms = _read_with_ase(path, format)
     occupancy = atoms.info.get("occupancy")  # of a CIF: kind of site -> {symbol: fraction}

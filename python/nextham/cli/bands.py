@@ -1,0 +1,119 @@
+"""Computes band structures along a path and draws them over each other.
+
+Solves H(k) C = S(k) C E on the path. Each Hamiltonian is moved by its own Fermi level, which comes from the number of
+valence electrons (of the pseudopotentials) and a mesh of k-points.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nextham.cli.sources import MATRIX_HELP, add_source_arguments
+
+if TYPE_CHECKING:
+    from nextham.cli.sources import Source
+
+SUMMARY = "band structure on a high-symmetry path: CSV and picture, several Hamiltonians over each other"
+EXAMPLES = """\
+  nextham bands Si-1
+  nextham bands predicted --compare Si-1 --compare Si-1:H0 --kpath GXWKGL -o bands
+  nextham bands Si-1 --kpath "G=0,0,0 X=0.5,0,0.5 | K=0.375,0.375,0.75 G=0,0,0" --points 300 --window -6 6
+  nextham bands hrs1_nao.csr --overlap srs1_nao.csr --structure STRU --electrons 8"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `nextham bands`."""
+    parser.add_argument("matrix", metavar="MATRIX", help=MATRIX_HELP)
+    parser.add_argument(
+        "--compare", action="append", default=[], metavar="MATRIX", help="draw another one too (repeatable)"
+    )
+    parser.add_argument("--label", action="append", default=[], metavar="TEXT", help="names in the legend, in order")
+    parser.add_argument("--overlap", metavar="MATRIX", help="S, where it is not beside the first matrix")
+    parser.add_argument("--kpath", default="auto", help="auto, corners such as GXWKGL, or corners with coordinates")
+    parser.add_argument("--points", type=int, default=200, help="k-points on the path (default 200)")
+    parser.add_argument(
+        "--window", type=float, nargs=2, default=(-10.0, 10.0), metavar=("LO", "HI"), help="eV around E_F"
+    )
+    parser.add_argument("--fermi", type=float, metavar="EV", help="Fermi level of all, instead of computing it")
+    parser.add_argument("--electrons", type=float, metavar="N", help="valence electrons per cell")
+    parser.add_argument("--pseudo", metavar="DIR", help="folder of .upf files, for the valence electrons")
+    parser.add_argument("--mesh", type=int, nargs=3, metavar=("N1", "N2", "N3"), help="k-points for the Fermi level")
+    parser.add_argument(
+        "-o", "--output", default="bands", metavar="NAME", help="writes NAME.png and NAME….csv (default bands)"
+    )
+    add_source_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `nextham bands`."""
+    from nextham.bands import band_structure
+    from nextham.bands_plot import plot_bands
+    from nextham.cli.progress import bar
+    from nextham.cli.sources import open_matrix
+    from nextham.fermi import fermi_level_of
+    from nextham.kpath import band_path
+
+    specs = [args.matrix, *args.compare]
+    opened = [open_matrix(spec, args) for spec in specs]
+    first = opened[0][0]
+    path = band_path(first.structure, args.kpath, args.points)
+    labels = [*args.label, *(_label(source, name) for source, name in opened[len(args.label) :])]
+    shared_overlap = None
+    if args.overlap:
+        source, name = open_matrix(args.overlap, args, default="S")
+        shared_overlap = source.read(name)
+    electrons = None if args.fermi is not None else count_electrons(first, args.electrons, args.pseudo)
+    results, overlap = [], shared_overlap
+    for (source, name), label in zip(opened, labels, strict=True):
+        if shared_overlap is None and "S" in source.names():
+            overlap = source.read("S")
+        if overlap is None:
+            raise ValueError(f"overlap: {source.path} has no S beside it: give --overlap")
+        hamiltonian = source.read(name)
+        if args.fermi is None:
+            with bar(f"Fermi level of {label}") as progress:
+                level = fermi_level_of(hamiltonian, overlap, electrons, args.mesh, progress=progress)
+            gap = "metal" if level.is_metal else f"gap {level.gap:.3f} eV on the mesh"
+            print(f"{label}: E_F = {level.energy:.4f} eV ({electrons:g} electrons, {gap})")
+            energy = level.energy
+        else:
+            energy = args.fermi
+        with bar(f"bands of {label}") as progress:
+            results.append(band_structure(hamiltonian, overlap, path, energy, progress))
+    base = Path(args.output)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    for number, bands in enumerate(results):
+        file = base.with_name(base.name + (f"-{number + 1}" if len(results) > 1 else "") + ".csv")
+        bands.to_csv(file)
+        print(f"{labels[number]}: {file}")
+    picture = base.with_name(base.name + ".png")
+    plot_bands(results, labels, picture, _styles(opened), tuple(args.window), first.structure.formula())
+    print(f"{path.lattice}, {' '.join(label for _, label in path.ticks())}, {len(path.kpoints)} k-points: {picture}")
+    return 0
+
+
+def count_electrons(source: Source, electrons: float | None, pseudo: str | None) -> float:
+    """Returns the valence electrons: as given, of the .upf files of a folder, or of the published pseudopotentials."""
+    from nextham.io.upf import PUBLISHED_VALENCE, electron_count, read_valence
+
+    if electrons is not None:
+        return electrons
+    if pseudo is None:
+        return electron_count(source.structure, PUBLISHED_VALENCE)
+    files = sorted(p for p in Path(pseudo).iterdir() if ".upf" in p.name.lower())
+    return electron_count(source.structure, dict(read_valence(file) for file in files))
+
+
+def _label(source: Source, name: str) -> str:
+    where = source.path.name or source.path.resolve().name
+    return where if name == "H" else f"{where} {name}"
+
+
+def _styles(opened: list[tuple[Source, str]]) -> list[str]:
+    """H0 thin grey, folders that `nextham predict` wrote dashed red, others black."""
+    return [
+        "h0" if name == "H0" else "prediction" if (source.path / "summary.json").is_file() else "dft"
+        for source, name in opened
+    ]

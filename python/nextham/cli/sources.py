@@ -1,0 +1,196 @@
+"""Where commands find matrices: a run folder, our `.h5`, or a single matrix file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nextham.io.errors import FileError
+
+if TYPE_CHECKING:
+    from nextham.basis import Basis
+    from nextham.blocks import Blocks
+    from nextham.structure import Structure
+
+__all__ = ["MATRIX_HELP", "Source", "add_source_arguments", "open_matrix", "open_source"]
+
+MATRIX_HELP = (
+    "a run folder (STRU beside hrs1_nao.csr and srs1_nao.csr), the output folder of `nextham predict`, an .h5 file, or "
+    "one matrix file; `:NAME` behind it chooses a matrix, such as Si-1:H0 (default H)"
+)
+
+H5_NAME = "hamiltonian.h5"
+"""The file that `nextham predict` writes into its output folder."""
+
+# Names that ABACUS gives its files, in the order in which they are looked for; two of a kind are spin up and down.
+_FILES = {
+    "H0": (("hrs0_nao",),),
+    "H": (
+        ("hrs1_nao", "hrs2_nao"),
+        ("data-HR-sparse_SPIN0", "data-HR-sparse_SPIN1"),
+        ("hrs1_nao",),
+        ("data-HR-sparse_SPIN0",),
+    ),
+    "S": (("srs1_nao",), ("data-SR-sparse_SPIN0",)),
+}
+_ENDINGS = (".csr", ".csr.gz", ".csr.xz", ".npz")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what is needed to read matrices that come without their structure."""
+    parser.add_argument(
+        "--structure", metavar="FILE", help="STRU (or CIF, POSCAR, …) of matrices without one beside them"
+    )
+    parser.add_argument("--orbitals", metavar="DIR", help="folder of the .orb files that the STRU names")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Matrices of one structure.
+
+    Args:
+        path: folder or file.
+        structure: the atoms in the user's own order and positions.
+        basis: shells of their elements.
+        stru: the STRU file, where there is one.
+        h5: our file, where it is one.
+        files: matrix → its file, or its two files of collinear spin.
+        efermi: Fermi level of H, eV, where `info.json` or the `.h5` says it.
+    """
+
+    path: Path
+    structure: Structure
+    basis: Basis
+    stru: Path | None = None
+    h5: Path | None = None
+    files: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    efermi: float | None = None
+
+    def names(self) -> list[str]:
+        """Returns the matrices it has."""
+        if self.h5 is None:
+            return list(self.files)
+        from nextham.io.hdf5 import read_contents_h5
+
+        return list(read_contents_h5(self.h5).n_edges)
+
+    def read(self, name: str) -> Blocks:
+        """Reads a matrix: H in eV; S without spin where it has none.
+
+        Raises:
+            FileError: there is no such matrix, or its file cannot be used.
+        """
+        if name not in self.names():
+            raise FileError(self.path, f"there is no matrix {name}, only {', '.join(self.names()) or 'none'}")
+        if self.h5 is not None:
+            from nextham.io.hdf5 import read_blocks_h5
+
+            return read_blocks_h5(self.h5, [name])[name]
+        from nextham.io.csr import read_blocks
+
+        files = self.files[name]
+        unit = "1" if name == "S" else "Ry"
+        blocks = read_blocks(files[0] if len(files) == 1 else files, self.structure, self.basis, unit=unit)
+        return blocks.spinless() if name == "S" else blocks
+
+
+def open_source(path: str | Path, structure: str | None = None, orbitals: str | None = None) -> Source:
+    """Finds out what a folder or file offers, without reading matrices.
+
+    Args:
+        path: folder or file (see `MATRIX_HELP`).
+        structure: structure file, for matrices without a STRU beside or above them.
+        orbitals: folder of `.orb` files.
+
+    Raises:
+        FileError: nothing there, no structure, or a file that cannot be used.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileError(path, "cannot be read: no such file or folder")
+    if path.is_dir() and (path / H5_NAME).is_file():
+        return _open_h5(path, path / H5_NAME)
+    if path.is_file() and path.suffix == ".h5":
+        return _open_h5(path, path)
+    folder = path if path.is_dir() else path.parent
+    files = _matrix_files(folder) if path.is_dir() else {_name_of_file(path): (path,)}
+    if not files:
+        raise FileError(path, "holds no matrix: expected hrs1_nao.csr, srs1_nao.csr, … or hamiltonian.h5")
+    # ABACUS writes into OUT.suffix/ below the folder of its STRU.
+    beside = next((f for f in (folder / "STRU", folder.parent / "STRU") if f.is_file()), None)
+    if structure is None and beside is None:
+        raise FileError(folder, "has no STRU: say with --structure which structure the matrices belong to")
+    atoms, basis, stru = read_atoms(structure or beside, orbitals)
+    return Source(path, atoms, basis, stru, None, files, _efermi(folder))
+
+
+def open_matrix(spec: str, args: argparse.Namespace, default: str = "H") -> tuple[Source, str]:
+    """Splits `PATH[:NAME]` and opens the path; a single matrix file needs no name."""
+    path, colon, name = spec.rpartition(":")
+    if not colon or Path(spec).exists():
+        path, name = spec, ""
+    source = open_source(path, args.structure, args.orbitals)
+    if not name:
+        names = source.names()
+        name = names[0] if len(names) == 1 else default
+    return source, name
+
+
+def read_atoms(path: str | Path, orbitals: str | None = None) -> tuple[Structure, Basis, Path | None]:
+    """Reads a structure file and finds the basis: of the `.orb` files or names in a STRU, else the published one."""
+    from nextham.basis import Basis
+    from nextham.io.orb import basis_from_directory, basis_from_stru
+    from nextham.io.structure_file import is_stru, read_structure
+
+    path = Path(path)
+    structure = read_structure(path)
+    if is_stru(path):
+        return structure, basis_from_stru(path, orbitals), path
+    basis = basis_from_directory(orbitals, structure.numbers) if orbitals else Basis.published(structure.numbers)
+    return structure, basis, None
+
+
+def _open_h5(path: Path, h5: Path) -> Source:
+    from nextham.io.hdf5 import read_contents_h5
+
+    contents = read_contents_h5(h5)
+    efermi = contents.metadata.get("efermi_eV")
+    stru = path / "STRU" if path.is_dir() and (path / "STRU").is_file() else None
+    return Source(path, contents.structure, contents.basis, stru, h5, {}, None if efermi is None else float(efermi))
+
+
+def _matrix_files(folder: Path) -> dict[str, tuple[Path, ...]]:
+    found = {}
+    for name, candidates in _FILES.items():
+        for stems in candidates:
+            files = [
+                next((folder / f"{s}{end}" for end in _ENDINGS if (folder / f"{s}{end}").is_file()), None)
+                for s in stems
+            ]
+            if all(files):
+                found[name] = tuple(files)
+                break
+    return found
+
+
+def _name_of_file(path: Path) -> str:
+    for name, candidates in _FILES.items():
+        if any(path.name.startswith(stem) for stems in candidates for stem in stems):
+            return name
+    from nextham.io.csr import read_csr
+
+    return read_csr(path).letter or "H"
+
+
+def _efermi(folder: Path) -> float | None:
+    info = folder / "info.json"
+    if not info.is_file():
+        return None
+    try:
+        value = json.loads(info.read_text(encoding="utf-8")).get("efermi_eV")
+    except (ValueError, AttributeError):
+        raise FileError(info, "is no JSON object") from None
+    return None if value is None else float(value)

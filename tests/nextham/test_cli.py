@@ -1,0 +1,158 @@
+"""The commands, run as a user runs them, on the bundled sample."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from nextham.bands import BandStructure
+from nextham.cli import COMMANDS, main
+from nextham.cli.sources import open_source
+from nextham.data import sample
+from nextham.io.csr import read_csr
+from nextham.model import Ensemble, NextHAMConfig, save
+
+SI = sample("Si-1")
+FEW_K = ("--points", "8", "--mesh", "2", "2", "2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A small network with the published block layout."""
+    torch.manual_seed(0)
+    config = NextHAMConfig(
+        hidden="8x0e+4x1o+4x1e+2x2e", l_max=2, n_layers=2, n_heads=2, n_radial=8, radial_widths=(8,), alpha_scalars=4,
+        alpha_widths=(8,), tracegrad_forms=8, tracegrad_forms_last=8, tracegrad_widths=(8, 8), trace_widths=(8,),
+        target="scalar",
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    save(Ensemble(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("predicted")
+    arguments = ["--h0", f"{SI}/hrs0_nao.csr.xz", "--overlap", f"{SI}/srs1_nao.csr.xz", "--model", str(model)]
+    assert main(["predict", f"{SI}/STRU", *arguments, "-o", str(out)]) == 0
+    return out
+
+
+def test_predict_writes_what_it_says(predicted):
+    summary = json.loads((predicted / "summary.json").read_text())
+    assert (summary["atoms"], summary["orbitals"], summary["edges_of_the_network"]) == (2, 26, 212)
+    assert set(summary["seconds"]) == {"reading the matrices", "loading the model", "predicting", "writing"}
+    assert summary["peak_memory_mb"] > 10
+    ours, csr = open_source(predicted), open_source(predicted / "hrs1_nao.csr")
+    H, H0 = ours.read("H"), ours.read("H0")
+    delta = H - H0
+    assert 1e-6 < np.abs(delta.data).max() < 1e3
+    assert not np.abs(delta.within(6.0, 99.0).data).any()  # the networks end at 6 Å
+    text = csr.read("H").on(H.graph)
+    # Eight digits behind the point of the mantissa, largest elements of some 10 eV.
+    np.testing.assert_allclose(text.data, H.data, rtol=2e-8, atol=2e-9)
+
+
+def test_predicted_files_are_a_pair(predicted):
+    """PyATB reads H and S side by side: the same lattice vectors, the same dimension."""
+    H, S = read_csr(predicted / "hrs1_nao.csr"), read_csr(predicted / "srs1_nao.csr")
+    assert H.R.tolist() == S.R.tolist()
+    assert H.dimension == S.dimension == 52
+    assert (predicted / "STRU").read_bytes() == (SI / "STRU").read_bytes()
+
+
+def test_bands_equal_scipy(tmp_path, capsys):
+    assert main(["bands", str(SI), "-o", str(tmp_path / "b"), "--fermi", "6.93", "--points", "8"]) == 0
+    bands = BandStructure.from_csv(tmp_path / "b.csv")
+    source = open_source(SI)
+    H, S = source.read("H"), source.read("S").spinor()
+    for k, energies in zip(bands.path.kpoints, bands.eigenvalues, strict=True):
+        np.testing.assert_allclose(energies, scipy.linalg.eigvalsh(H.to_dense(k), S.to_dense(k)), atol=1e-8)
+    assert bands.efermi == 6.93
+    assert (tmp_path / "b.png").stat().st_size > 10_000
+    assert "k-points" in capsys.readouterr().out
+
+
+def test_bands_over_each_other(predicted, tmp_path, capsys):
+    compared = ["--compare", str(predicted), "--compare", f"{SI}:H0"]
+    assert main(["bands", str(SI), *compared, "-o", str(tmp_path / "b"), "--kpath", "GX", *FEW_K]) == 0
+    assert [(tmp_path / f"b-{i}.csv").is_file() for i in (1, 2, 3)] == [True] * 3
+    out = capsys.readouterr().out
+    assert out.count("E_F = ") == 3
+    assert "8 electrons" in out
+
+
+def test_compare(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    arguments = ["--mesh", "2", "2", "2", "--fermi", "6.93", "--json", str(report)]
+    assert main(["compare", f"{SI}:H0", str(SI), *arguments]) == 0
+    result = json.loads(report.read_text())
+    assert 1.0 < result["gauge"]["mae_meV"] < 2.0
+    assert 0 < result["overlap"]["smallest"] < 1e-2
+    assert result["bands"]["n_levels"] > 0
+    assert "gauge MAE" in capsys.readouterr().out
+    assert main(["compare", str(SI), str(SI), *arguments]) == 0
+    assert json.loads(report.read_text())["gauge"]["mae_meV"] == 0
+
+
+def test_single_files_with_structure(tmp_path, capsys):
+    for name in ("hrs1_nao.csr.xz", "srs1_nao.csr.xz"):
+        shutil.copy(SI / name, tmp_path / name)
+    h, s = str(tmp_path / "hrs1_nao.csr.xz"), str(tmp_path / "srs1_nao.csr.xz")
+    assert main(["bands", h, "--overlap", s, "-o", str(tmp_path / "b"), *FEW_K]) == 1
+    assert "has no STRU" in capsys.readouterr().err
+    with_structure = ["--structure", f"{SI}/STRU", "-o", str(tmp_path / "b"), *FEW_K]
+    assert main(["bands", h, "--overlap", s, *with_structure]) == 0
+    assert main(["bands", h, *with_structure]) == 1
+    assert "give --overlap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["bands", "nowhere"], "nowhere: cannot be read"),
+        (["bands", str(SI), "--kpath", "G"], "spec: expected auto"),
+        (["bands", f"{SI}:H7"], "there is no matrix H7, only H0, H, S"),
+        (["compare", str(SI), str(SI), "--mesh", "2", "0", "2"], "size: expected"),
+        (["predict", f"{SI}/STRU", "--h0", "none", "--overlap", "none", "--model", "none", "-o", "x"], "none: "),
+    ],
+)
+def test_errors_are_sentences(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "Traceback" not in error
+
+
+def test_wrong_usage_is_exit_code_2(capsys):
+    assert main([]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["bands"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"examples:\n  nextham {command}" in capsys.readouterr().out
+
+
+def test_version_says_which_kernels_are_loaded(capsys):
+    assert main(["--version"]) == 0
+    assert "number_text: cpp on cpu" in capsys.readouterr().out
+
+
+def test_help_is_quick_to_import():
+    """The command line loads no network, plotting or file library before it needs one."""
+    code = "import sys; from nextham.cli import parser; parser(); print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert not {"torch", "e3nn", "matplotlib", "h5py", "ase", "rich", "scipy"} & set(out.stdout.split())
