@@ -24,14 +24,14 @@ def check_shapes(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for name, (tensor, pattern) in arguments.items():
-        axes = pattern.split()
+        axes, known = pattern.split(), dict(sizes)
         fits = tensor.ndim == len(axes)
         if fits:
             for axis, size in zip(axes, tensor.shape, strict=True):
                 fits &= size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size))
         if not fits:
-            known = ", ".join(f"{a} = {sizes[a]}" for a in axes if a in sizes and not a.isdigit())
-            where = f" with {known}" if known and tensor.ndim == len(axes) else ""
+            given = ", ".join(f"{axis} = {known[axis]}" for axis in axes if axis in known)
+            where = f" with {given}" if given else ""
             raise ValueError(f"{name}: expected shape [{', '.join(axes)}]{where}, got {list(tensor.shape)}")
     return sizes
 

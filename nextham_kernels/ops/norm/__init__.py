@@ -5,9 +5,9 @@ For each block b of mul channels u and components i, with x first centred over i
     y_eui = w_u x_eui / √(s_eb + f² s_e + ε) + b_u
     s_eb  = mean_u mean_i x_eui² over the block,    s_e the same mean over the channels u of all blocks
 
-with the bias on 0e channels only. The published norm has f = 0. On an ideal crystal many blocks vanish by site symmetry and
-hold nothing but rounding noise; with f = 0 each norm multiplies that noise by up to 1/√ε ≈ 316, with f > 0 by no more
-than 1/f relative to the whole feature vector, so the symmetry survives.
+with the bias on 0e channels only. The published norm has f = 0. On an ideal crystal many blocks vanish by site symmetry
+and hold nothing but rounding noise; with f = 0 each norm multiplies that noise by up to 1/√ε ≈ 316, with f > 0 by no
+more than 1/f relative to the whole feature vector, so the symmetry survives.
 
 Any derivative exists, at zero too (ε > 0). Source: EquiformerV2's per-irrep layer norm, Liao et al. (2023), for f = 0.
 """

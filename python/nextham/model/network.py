@@ -51,7 +51,7 @@ class Geometry(NamedTuple):
 
 
 def last_edge_irreps(config: NextHAMConfig) -> o3.Irreps:
-    """Returns the edge irreps of the last layer: the hidden scalars, then the output's, sorted (odd first) and merged."""
+    """Returns the edge irreps of the last layer: hidden scalars, then the output's sorted (odd first) and merged."""
     return irreps_of(f"{config.n_scalars}x0e") + config.block_irreps.sort().irreps.simplify()
 
 
@@ -129,7 +129,7 @@ class Network(nn.Module):
         with_trace: bool = True,
         record: dict[str, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Returns the output irreps [e, d], masked to the range, and the trace head [e, s²].
+        """Returns the output irreps [e, d] and the trace head [e, s²], both zero outside the range.
 
         Args:
             h0: irreps of H⁽⁰⁾ [e, d], eV.
@@ -154,9 +154,9 @@ class Network(nn.Module):
                 seen[f"tracegrad{k}/invariants"] = trace.invariants(x)
         lo, hi = self.span
         distance = geometry.distance[:, None]
-        window = ((distance >= lo) & (distance < hi)) * torch.exp(-self.config.decay * distance)
-        output = self.readout(edge) * window
+        inside = (distance >= lo) & (distance < hi)
+        output = self.readout(edge) * (inside * torch.exp(-self.config.decay * distance))
         if not with_trace:
             return output, None
         invariants = [seen[f"tracegrad{k}/invariants"] for k in range(len(self.layers))]
-        return output, self.trace_head(torch.cat(invariants, dim=1))
+        return output, self.trace_head(torch.cat(invariants, dim=1)) * inside

@@ -1,0 +1,148 @@
+"""blocks_irreps against loops with explicit Pauli matrices, and by how blocks transform."""
+
+import pytest
+import torch
+from e3nn import o3
+
+import harness
+from nextham_kernels.clebsch_gordan import wigner_d
+from nextham_kernels.ops.blocks_irreps import block_irreps, blocks_to_irreps, irreps_to_blocks
+
+PUBLISHED = (0, 0, 0, 0, 1, 1, 2, 2, 3)
+CASES = {"small": (0, 1), "unsorted": (2, 0, 1, 0), "published": PUBLISHED}
+PAULI = torch.tensor(  # 1, σ_y, σ_z, σ_x: the scalar and the vector in e3nn's order
+    [[[1, 0], [0, 1]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]], [[0, 1], [1, 0]]], dtype=torch.complex128
+)
+
+
+def inputs(case, spinor, n_edges=harness.EDGES):
+    size = sum(2 * l + 1 for l in CASES[case])
+    real = harness.random(n_edges, 4 if spinor else 1, size, size)
+    return real + 1j * harness.random(*real.shape, seed=1) if spinor else real
+
+
+def definition(x, shells, spinor):
+    """H of one edge rebuilt from its irreps, term by term: Σ x_LM C(l₁l₂L) (× C(L1J) σ/√2)."""
+    size = sum(2 * l + 1 for l in shells)
+    if spinor:
+        x = torch.complex(*x.chunk(2))
+    blocks = torch.zeros(4 if spinor else 1, size, size, dtype=x.dtype)
+    values, row = iter(x), 0
+    for l1 in shells:
+        column = 0
+        for l2 in shells:
+            here = blocks[:, row : row + 2 * l1 + 1, column : column + 2 * l2 + 1]
+            degrees = range(abs(l1 - l2), l1 + l2 + 1)
+            for l in degrees:
+                for m in range(2 * l + 1):
+                    term = next(values) * o3.wigner_3j(l1, l2, l, dtype=torch.float64)[:, :, m]
+                    if spinor:
+                        here += torch.einsum("st,ij->stij", PAULI[0] / 2**0.5, term).flatten(0, 1)
+                    else:
+                        here += term
+            for l in degrees if spinor else ():
+                for j in range(abs(l - 1), l + 2):
+                    for m in range(2 * j + 1):
+                        couple = o3.wigner_3j(l, 1, j, dtype=torch.float64)[:, :, m]
+                        orbital = o3.wigner_3j(l1, l2, l, dtype=torch.float64)
+                        term = next(values) * torch.einsum("ijk,kv->vij", orbital, couple)
+                        here += torch.einsum("vst,vij->stij", PAULI[1:] / 2**0.5, term).flatten(0, 1)
+            column += 2 * l2 + 1
+        row += 2 * l1 + 1
+    assert next(values, None) is None
+    return blocks
+
+
+@pytest.mark.parametrize("spinor", [False, True])
+@pytest.mark.parametrize("case", ["small", "unsorted"])
+def test_reference_is_the_definition(case, spinor):
+    shells = CASES[case]
+    x = harness.random(3, block_irreps(shells, spinor).dim)
+    expected = torch.stack([definition(row, shells, spinor) for row in x])
+    harness.assert_close(irreps_to_blocks(x, shells, spinor), expected)
+
+
+@pytest.mark.parametrize("spinor", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_round_trip(case, spinor):
+    shells, blocks = CASES[case], inputs(case, spinor)
+    x = blocks_to_irreps(blocks, shells)
+    assert x.dtype == torch.float64 and x.shape == (harness.EDGES, block_irreps(shells, spinor).dim)
+    harness.assert_close(irreps_to_blocks(x, shells, spinor), blocks)
+
+
+def test_published_layout():
+    irreps = block_irreps(PUBLISHED, True)
+    assert irreps.dim == 5832
+    assert irreps[: len(irreps) // 2] == irreps[len(irreps) // 2 :]
+    assert str(irreps[:4]) == "1x0e+1x1e+1x0e+1x1e"
+    assert block_irreps(PUBLISHED, False).dim == 729
+
+
+@pytest.mark.parametrize("spinor", [False, True])
+@pytest.mark.parametrize("inversion", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_equivariance(case, inversion, spinor):
+    """H → (D ⊗ U) H (D ⊗ U)†, with parity (−1)^l of each orbital and none of the spin."""
+    shells, blocks, rotation = CASES[case], inputs(case, spinor, 3), harness.random_rotation(1)
+    matrices = wigner_d(rotation, max(shells))
+    d = torch.block_diag(*(matrices[l] * ((-1) ** l if inversion else 1) for l in shells)).to(blocks.dtype)
+    turned = d @ blocks @ d.T
+    if spinor:
+        u = harness.spin_representation(rotation)
+        turned = torch.einsum("xs,estab,yt->exyab", u, turned.unflatten(1, (2, 2)), u.conj()).flatten(1, 2)
+    representation = harness.representation(block_irreps(shells, spinor), rotation, inversion)
+    expected = blocks_to_irreps(blocks, shells) @ representation.T
+    harness.assert_close(blocks_to_irreps(turned, shells), expected)
+
+
+def test_spin_scalar():
+    """uu = dd is the scalar √2 uu alone; time reversal of a Hermitian spinor keeps h₀ real."""
+    same = harness.random(1, 1, 4, 4) + 0j
+    blocks = torch.cat([same, 0 * same, 0 * same, same], dim=1)
+    x = blocks_to_irreps(blocks, (0, 1))
+    spinless = blocks_to_irreps(2**0.5 * same.real, (0, 1))
+    assert float(x.norm()) == pytest.approx(float(spinless.norm()))
+
+
+@pytest.mark.parametrize("spinor", [False, True])
+def test_backward(spinor):
+    """Both directions are linear: the gradient of ⟨c, f(x)⟩ is c again, found by applying f to unit vectors."""
+    shells = CASES["small"]
+    dim = block_irreps(shells, spinor).dim
+    matrix = irreps_to_blocks(torch.eye(dim, dtype=torch.float64), shells, spinor).flatten(1)
+    x = harness.random(2, dim).requires_grad_()
+    blocks = irreps_to_blocks(x, shells, spinor)
+    (grad,) = torch.autograd.grad(blocks.abs().square().sum(), x)
+    harness.assert_close(grad, 2 * ((x.detach().to(matrix.dtype) @ matrix) @ matrix.mH).real)
+
+
+@pytest.mark.parametrize("spinor", [False, True])
+def test_gradcheck(spinor):
+    shells = (1,)
+    blocks = inputs("small", spinor, 1)[:, :, 1:, 1:]
+    harness.gradcheck(lambda b: blocks_to_irreps(b, shells), blocks)
+    x = harness.random(1, block_irreps(shells, spinor).dim)
+    harness.gradcheck(lambda x: irreps_to_blocks(x, shells, spinor), x)
+
+
+def test_contract():
+    shells = CASES["small"]
+    blocks, x = inputs("small", True), harness.random(2, block_irreps(shells, True).dim)
+    assert blocks_to_irreps(blocks[:0], shells).shape == (0, 128)
+    assert irreps_to_blocks(x[:0], shells, True).shape == (0, 4, 4, 4)
+    harness.assert_close(blocks_to_irreps(blocks.mT.contiguous().mT, shells), blocks_to_irreps(blocks, shells))
+    assert blocks_to_irreps(blocks.to(torch.complex64), shells).dtype == torch.float32
+    assert irreps_to_blocks(x.float(), shells, True).dtype == torch.complex64
+    with harness.raises(ValueError, "blocks: expected shape [e, 4, 9, 9], got [17, 4, 4, 4]"):
+        blocks_to_irreps(blocks, (0, 1, 2))
+    with harness.raises(ValueError, "blocks: expected shape [e, 1, 4, 4], got [17, 2, 4, 4]"):
+        blocks_to_irreps(blocks[:, :2].real, shells)
+    with harness.raises(TypeError, "blocks: expected dtype complex64 or complex128, got float64"):
+        blocks_to_irreps(blocks.real, shells)
+    with harness.raises(TypeError, "blocks: expected dtype float32 or float64, got complex128"):
+        blocks_to_irreps(blocks[:, :1], shells)
+    with harness.raises(ValueError, "x: expected shape [e, 128]"):
+        irreps_to_blocks(x[:, 1:], shells, True)
+    with harness.raises(ValueError, "shells: expected at least one l >= 0, got ()"):
+        irreps_to_blocks(x, (), True)
