@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_d
 
 EXACT = 1e-12
-"""Two correct float64 formulations of one op, relative to the largest entry: 4000 epsilons for sums of some thousand terms."""
+"""Two correct float64 formulations of one op, relative to the largest entry: 4000 epsilons for some thousand terms."""
 
 DEEP = 1e-9
 """The same for a whole network: its layer norms multiply rounding errors by some ten to a hundred each."""
@@ -46,7 +46,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
 def assert_as_exact_as_reference(kernel: Callable, reference: Callable, inputs: Sequence, what: str = "result") -> None:
     """Fails where a kernel is more than twice as wrong as its reference in the same dtype, plus eight epsilons.
 
-    Both are compared with the reference on the same inputs in float64. Inputs that are no floating tensors pass as they are.
+    Both are compared with the reference on the same inputs in float64; what is no floating tensor passes as it is.
     """
     exact = [x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs]
     expected, actual, plain = (_tuple(f(*x)) for f, x in ((reference, exact), (kernel, inputs), (reference, inputs)))

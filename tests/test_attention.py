@@ -2,10 +2,10 @@
 
 import math
 
+import harness
 import pytest
 import torch
 
-import harness
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.attention import attention, segment_softmax
 

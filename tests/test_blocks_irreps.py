@@ -1,10 +1,10 @@
 """blocks_irreps against loops with explicit Pauli matrices, and by how blocks transform."""
 
+import harness
 import pytest
 import torch
 from e3nn import o3
 
-import harness
 from nextham_kernels.clebsch_gordan import wigner_d
 from nextham_kernels.ops.blocks_irreps import block_irreps, blocks_to_irreps, irreps_to_blocks
 

@@ -1,8 +1,8 @@
 """Each check gives its sentence."""
 
+import harness
 import torch
 
-import harness
 from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
 
 

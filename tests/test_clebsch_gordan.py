@@ -1,10 +1,10 @@
 """Wigner 3j symbols and D matrices against scipy's spherical harmonics and e3nn."""
 
+import harness
 import pytest
 import torch
 from e3nn import o3
 
-import harness
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_3j, wigner_d
 
 TRIPLES = [(a, b, c) for a in range(5) for b in range(6) for c in range(5) if abs(a - b) <= c <= a + b]

@@ -1,10 +1,10 @@
 """depthwise_tensor_product against e3nn's TensorProduct, as the published network uses it, and against loops."""
 
+import harness
 import pytest
 import torch
 from e3nn import o3
 
-import harness
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps, depthwise_tensor_product
 

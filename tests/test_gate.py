@@ -1,12 +1,12 @@
 """gate against e3nn's Gate."""
 
+import harness
 import pytest
 import torch
 from e3nn import nn as e3nn_nn
 from e3nn import o3
 from e3nn.math import normalize2mom
 
-import harness
 from nextham_kernels.ops.gate import gate, gate_input_irreps, reference
 
 CASES = {

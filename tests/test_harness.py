@@ -2,10 +2,9 @@
 
 import math
 
+import harness
 import pytest
 import torch
-
-import harness
 
 
 def test_relative_error():

@@ -1,10 +1,10 @@
 """linear against e3nn's weighted tensor product with a scalar, and against loops."""
 
+import harness
 import pytest
 import torch
 from e3nn import o3
 
-import harness
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.linear import linear, linear_fan_in, linear_sizes
 

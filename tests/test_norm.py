@@ -1,10 +1,10 @@
 """norm against loops in numpy."""
 
+import harness
 import numpy as np
 import pytest
 import torch
 
-import harness
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.norm import norm
 

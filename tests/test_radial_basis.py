@@ -2,10 +2,10 @@
 
 import math
 
+import harness
 import pytest
 import torch
 
-import harness
 from nextham_kernels.ops.radial_basis import radial_basis
 
 

@@ -2,12 +2,12 @@
 
 import math
 
+import harness
 import numpy as np
 import pytest
 import scipy.special
 import torch
 
-import harness
 from nextham_kernels.clebsch_gordan import wigner_d
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
 

@@ -1,11 +1,11 @@
 """tracegrad: the forms against e3nn's fully connected product, the gradient against its closed form."""
 
+import harness
 import pytest
 import torch
 from e3nn import o3
 from torch.nn import functional
 
-import harness
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.tracegrad import quadratic_forms, trace_invariants, tracegrad
 

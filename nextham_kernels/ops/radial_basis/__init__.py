@@ -32,9 +32,9 @@ def radial_basis(distance: torch.Tensor, n: int, stop: float) -> torch.Tensor:
 
     Example:
         >>> import torch
-        >>> radial_basis(torch.tensor([0.0, 10.0]), 2, 10.0).round(decimals=4)
-        tensor([[1.0000, 0.0003],
-                [0.0003, 1.0000]])
+        >>> radial_basis(torch.tensor([0.0, 1.0]), 3, 2.0).round(decimals=4)
+        tensor([[1.0000, 0.0111, 0.0000],
+                [0.0111, 1.0000, 0.0111]])
     """
     check_tensors(distance=distance)
     check_shapes(distance=(distance, "e"))

@@ -32,7 +32,7 @@ def mlp(q: torch.Tensor, parameters: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def layer_norm(z: torch.Tensor) -> torch.Tensor:
-    """(z − mean)/√(variance + 1e-6), written out: the third derivative of torch's own (2.13) fails its gradgradcheck."""
+    """(z − mean)/√(variance + 1e-6), written out because the third derivative of torch's own (2.13) is wrong."""
     centred = z - z.mean(1, keepdim=True)
     return centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + 1e-6)
 
@@ -41,7 +41,7 @@ def tracegrad(
     x: torch.Tensor, weight: torch.Tensor, parameters: Sequence[torch.Tensor], irreps: o3.Irreps
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(z, ∂(Σ_c z_c)/∂x); a graph through the gradient is kept where the caller records one."""
-    recorded = torch.is_grad_enabled()
+    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, *parameters))
     with torch.enable_grad():
         x = x if recorded and x.requires_grad else x.detach().requires_grad_()
         z = mlp(quadratic_forms(x, weight, irreps, parameters[0].shape[1]), parameters)
