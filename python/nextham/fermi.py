@@ -13,7 +13,7 @@ from nextham.blocks import Blocks
 from nextham.kspace import bands_at, has_time_reversal
 from nextham.structure import Structure
 
-__all__ = ["FermiLevel", "fermi_level", "fermi_level_of", "mesh_size", "monkhorst_pack"]
+__all__ = ["FermiLevel", "fermi_level", "fermi_level_of", "mesh_size", "monkhorst_pack", "smeared_level"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def fermi_level(
     """Returns the level up to which n electrons fill the bands on a mesh.
 
     If the same bands are filled at every k-point and the gap is larger than the width: the middle of the gap. Otherwise
-    E_F solves n = g Σ_q w_q Σ_s ½ erfc((ε_qs − E_F)/σ), Gaussian smearing.
+    the level of Gaussian smearing (`smeared_level`).
 
     Args:
         eigenvalues: [q, s], or [2, q, s] for collinear spin, eV.
@@ -104,6 +104,46 @@ def fermi_level(
     Raises:
         ValueError: shapes, a width or weight that is not positive, or more electrons than the bands hold.
     """
+    levels, filled = _checked(eigenvalues, weights, n_electrons, degeneracy, width)
+    order = np.argsort(levels, axis=None, kind="stable")
+    flat = levels.reshape(-1)[order]
+    last = int(np.searchsorted(np.cumsum(filled.reshape(-1)[order]), n_electrons - 1e-6))
+    top, bottom = float(flat[last]), float(flat[min(last + 1, len(flat) - 1)])
+    counts = (levels < (top + bottom) / 2).sum(axis=2)  # [spin, q]
+    same_everywhere = (counts == counts[:, :1]).all() and abs(degeneracy * counts[:, 0].sum() - n_electrons) < 1e-6
+    if same_everywhere and bottom - top > width:
+        return FermiLevel((top + bottom) / 2, top, bottom, width, float(n_electrons))
+    energy = smeared_level(eigenvalues, weights, n_electrons, degeneracy, width)
+    return FermiLevel(energy, None, None, width, float(n_electrons))
+
+
+def smeared_level(
+    eigenvalues: np.ndarray, weights: np.ndarray, n_electrons: float, degeneracy: int, width: float
+) -> float:
+    """Returns E_F of n = g Σ_q w_q Σ_s ½ erfc((ε_qs − E_F)/σ), eV, gap or no gap: what ABACUS prints as E_Fermi.
+
+    Args:
+        eigenvalues: [q, s], or [2, q, s] for collinear spin, eV.
+        weights: of the k-points [q]; their sum is taken as 1.
+        n_electrons: valence electrons per cell.
+        degeneracy: electrons per level: 2 for n_spin 1, otherwise 1.
+        width: σ, eV.
+
+    Raises:
+        ValueError: as `fermi_level`.
+    """
+    levels, filled = _checked(eigenvalues, weights, n_electrons, degeneracy, width)
+
+    def surplus(energy: float) -> float:
+        return float((filled * scipy.special.erfc((levels - energy) / width)).sum()) / 2 - n_electrons
+
+    return float(scipy.optimize.brentq(surplus, levels.min() - 10 * width, levels.max() + 10 * width, xtol=1e-10))
+
+
+def _checked(
+    eigenvalues: np.ndarray, weights: np.ndarray, n_electrons: float, degeneracy: int, width: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Levels [spin, q, s] and how many electrons each holds, likewise."""
     levels = np.asarray(eigenvalues, dtype=np.float64)
     weights = np.asarray(weights, dtype=np.float64)
     if levels.ndim not in (2, 3) or weights.shape != (levels.shape[-2],):
@@ -115,26 +155,8 @@ def fermi_level(
     levels = levels.reshape(-1, *levels.shape[-2:])
     capacity = degeneracy * levels.shape[0] * levels.shape[2]
     if not 0 < n_electrons < capacity:
-        raise ValueError(
-            f"n_electrons: expected more than 0 and less than the {capacity} of all bands, got {n_electrons}"
-        )
-    weights = weights / weights.sum()
-    flat = levels.reshape(-1)
-    filled = degeneracy * np.broadcast_to(weights[None, :, None], levels.shape).reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    last = int(np.searchsorted(np.cumsum(filled[order]), n_electrons - 1e-6))
-    top, bottom = flat[order[last]], flat[order[min(last + 1, len(order) - 1)]]
-    middle = float((top + bottom) / 2)
-    counts = (levels < middle).sum(axis=2)  # [spin, q]
-    same_everywhere = (counts == counts[:, :1]).all() and abs(degeneracy * counts[:, 0].sum() - n_electrons) < 1e-6
-    if same_everywhere and bottom - top > width:
-        return FermiLevel(middle, float(top), float(bottom), width, float(n_electrons))
-
-    def surplus(energy: float) -> float:
-        return float(filled @ scipy.special.erfc((flat - energy) / width)) / 2 - n_electrons
-
-    energy = scipy.optimize.brentq(surplus, flat.min() - 10 * width, flat.max() + 10 * width, xtol=1e-10)
-    return FermiLevel(float(energy), None, None, width, float(n_electrons))
+        raise ValueError(f"n_electrons: expected between 0 and the {capacity} that all bands hold, got {n_electrons}")
+    return levels, np.broadcast_to(degeneracy * (weights / weights.sum())[None, :, None], levels.shape)
 
 
 def fermi_level_of(

@@ -2,9 +2,11 @@
 
 The reference holds, for each of the 1,260 parameters that the forward pass reads, the norm ‖g‖ of its gradient and its
 inner product ⟨g, w⟩ with the weight. Errors are relative to ‖g‖ and to ‖g‖‖w‖, which bounds the inner product: that one
-can vanish while no entry of g does (a weight in front of a normalisation has ⟨g, w⟩ = 0). A third of the parameters has
-no gradient (network 1 has no edge in its range here; nothing reads imaginary parts of the output); there, and where the signs of the L1 norm
-cancel but for rounding (5e-21), the scale is 1e-12 of the largest ‖g‖, still 1e-5 of the smallest that is not rounding.
+can vanish while no entry of g does (a weight in front of a normalisation has ⟨g, w⟩ = 0).
+
+A third of the parameters has no gradient (network 1 has no edge in its range here; nothing reads imaginary parts of the
+output). There, and where the signs of the L1 norm cancel but for rounding (5e-21), the scale is 1e-12 of the largest
+‖g‖, still 1e-5 of the smallest that is not rounding.
 
 Measured: at most 4e-6 (Si) and 1.3e-7 (GaAs); both are of the published eigenvectors and constants in single precision.
 """
