@@ -184,7 +184,7 @@ def test_other_files(small, tmp_path):
     for name, sentence in (
         ("text.h5", "no HDF5 file"),
         ("other.h5", "not one of block matrices"),
-        ("absent.h5", "no such file"),
+        ("absent.h5", "cannot be read: No such file"),
         ("small.h5", f"its format is version {VERSION + 1}, this program reads up to {VERSION}"),
     ):
         for read in (read_blocks_h5, read_contents_h5):

@@ -180,8 +180,12 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
 
     try:
         with open(path, "rb") as start:
-            if start.read(8) != _SIGNATURE:
-                raise FileError(path, "this is no HDF5 file")
+            signature = start.read(len(_SIGNATURE))
+    except OSError as error:
+        raise FileError(path, f"cannot be read: {error.strerror}") from error
+    if signature != _SIGNATURE:
+        raise FileError(path, "this is no HDF5 file")
+    try:
         with h5py.File(path, "r", rdcc_nbytes=1 << 26) as file:
             if "format" not in file.attrs or word(file, "format") != FORMAT:
                 raise FileError(path, "this HDF5 file is not one of block matrices written by nextham")
@@ -191,8 +195,6 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
             yield file
     except FileError:
         raise
-    except FileNotFoundError as error:
-        raise FileError(path, "cannot be read: no such file") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise FileError(path, f"the HDF5 file is damaged or cut short ({error})") from error
 
