@@ -336,14 +336,12 @@ def _checked(
     for R, matrix in matrices:
         elements[R] = matrix.nnz
         yield R, matrix
+    if (other := next(others, None)) is not None:
+        raise FileError(path, f"has several ionic steps (another is {other[0].step}): say which one with step=")
     for R, nnz in elements.items():
         partner = (-R[0], -R[1], -R[2])
         if nnz and partner not in elements:
-            raise FileError(
-                path, f"the lattice vector R = {R} has {nnz} elements, but its partner {partner} is missing"
-            )
-    if (other := next(others, None)) is not None:
-        raise FileError(path, f"has several ionic steps (another is {other[0].step}): say which one with step=")
+            raise FileError(path, f"R = {R} has {nnz} elements, but its partner R = {partner} is missing")
 
 
 def _require_same(path: Path, found: Structure, given: Structure) -> None:

@@ -52,10 +52,10 @@ def binary_records(path: str, content: Content) -> Records:
     Raises:
         FileError: no layout fits, or a matrix is damaged; with the byte.
     """
-    reached, layout = max((_reach(content, layout), layout) for layout in _LAYOUTS)
-    if not reached:
-        raise FileError(path, "is no ABACUS sparse matrix: it begins neither as text nor as one of the binary forms")
-    if reached < len(content):
+    fits, reached, layout = max((*_reach(content, layout), layout) for layout in _LAYOUTS)
+    if not fits and reached <= 12:
+        raise FileError(path, "is no ABACUS sparse matrix, neither text nor binary, or ends within its first matrix")
+    if not fits:
         raise FileError(path, "the binary matrices are cut short or damaged", byte=reached)
     offset = 0
     while offset < len(content):
@@ -82,15 +82,15 @@ def binary_matrices(
     yield from _matrices(path, content, offset, header, fitting[0])
 
 
-def _reach(content: Content, layout: _Layout) -> int:
-    """How far whole matrices of this layout fill the file; 0 if not even the header makes sense."""
+def _reach(content: Content, layout: _Layout) -> tuple[bool, int]:
+    """Whether whole ionic steps of this layout fill the file, and how far they come (0: not even the header)."""
     offset, whole = 0, True
     while whole and offset + 12 <= len(content):
         step, dimension, n_matrices = struct.unpack_from("<3i", content, offset)
         if step < 0 or dimension < 1 or n_matrices < 0:
             break
         offset, whole = _end_of_step(content, offset + 12, dimension, n_matrices, layout)
-    return offset
+    return whole and offset == len(content), offset
 
 
 def _end_of_step(content: Content, offset: int, dimension: int, n_matrices: int, layout: _Layout) -> tuple[int, bool]:
@@ -104,9 +104,10 @@ def _end_of_step(content: Content, offset: int, dimension: int, n_matrices: int,
         if not 0 <= nnz <= dimension**2 or end > len(content):
             return offset, False
         if end > offset + 16:
-            first = int.from_bytes(content[end - (dimension + 1) * width : end - dimension * width], "little")
+            start = end - (dimension + 1) * width
+            first = int.from_bytes(content[start : start + width], "little")
             last = int.from_bytes(content[end - width : end], "little")
-            if (first, last) != (0, nnz):
+            if (first, last) != (0, nnz) or (not nnz and any(content[start:end])):
                 return offset, False
         offset = end
     return offset, True

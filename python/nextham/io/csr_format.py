@@ -63,8 +63,12 @@ def checked_matrix(
             that is not finite.
     """
     n = len(values)
-    if pointers[0] != 0 or pointers[-1] != n or (pointers[1:] < pointers[:-1]).any():
-        raise fail("row pointers", f"the row pointers must ascend from 0 to {n}, got {pointers[0]} to {pointers[-1]}")
+    descending = pointers[1:] < pointers[:-1]
+    if pointers[0] != 0 or pointers[-1] != n or descending.any():
+        wrong = 0 if pointers[0] else int(descending.argmax()) + 1 if descending.any() else dimension
+        raise fail(
+            "row pointers", f"the row pointers must ascend from 0 to {n}, but number {wrong + 1} is {pointers[wrong]}"
+        )
     if n and not (columns.min() >= 0 and columns.max() < dimension):
         wrong = columns[(columns < 0) | (columns >= dimension)][0]
         raise fail("column indices", f"column index {wrong} is outside 0...{dimension - 1}")

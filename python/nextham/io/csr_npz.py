@@ -14,7 +14,6 @@ import io
 import mmap
 import re
 import shutil
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -33,6 +32,8 @@ from nextham.units import BOHR
 __all__ = ["NpzForm", "npz_records"]
 
 _FORMAT = "nextham sparse matrices 1"
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, OSError, RuntimeError)
+"""What zipfile and numpy raise on bytes that are no archive or no array."""
 _BLOCK = re.compile(r"mat_(\d+)_(\d+)_(-?\d+)_(-?\d+)_(-?\d+)", re.ASCII)
 
 
@@ -42,44 +43,49 @@ def npz_records(path: str, content: Content) -> Records:
     Raises:
         FileError: a damaged archive, an absent or ill-shaped array.
     """
-    source = path if isinstance(content, mmap.mmap) else io.BytesIO(content)
-    try:
-        archive = np.load(source, allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, OSError, struct.error) as error:
-        raise FileError(path, f"the NPZ archive is damaged or cut short ({error})") from error
-    with archive:
-        arrays = _Arrays(path, archive)
-        if "format" in archive.files:
-            yield _plain(arrays)
-        elif "atom_info" in archive.files:
-            yield _abacus(arrays)
-        else:
-            raise FileError(path, "is an NPZ archive, but of no sparse matrices: it has neither atom_info nor format")
+    arrays = _Arrays(path, content)
+    if "format" in arrays.names:
+        yield _plain(arrays)
+    elif "atom_info" in arrays.names:
+        yield _abacus(arrays)
+    else:
+        raise FileError(path, "is an NPZ archive, but of no sparse matrices: it has neither atom_info nor format")
 
 
 class _Arrays:
-    """The arrays of an archive, with errors in one sentence."""
+    """The arrays of an archive; what is damaged is said in one sentence."""
 
-    def __init__(self, path: str, archive: np.lib.npyio.NpzFile) -> None:
-        self.path, self.archive = path, archive
+    def __init__(self, path: str, content: Content) -> None:
+        self.path = path
+        try:
+            self.archive = zipfile.ZipFile(path if isinstance(content, mmap.mmap) else io.BytesIO(content))
+        except _DAMAGE as error:
+            raise FileError(path, f"the NPZ archive is damaged or cut short ({error})") from error
+        self.names = dict.fromkeys(name.removesuffix(".npy") for name in self.archive.namelist())
+
+    def require(self, name: str) -> None:
+        """Looks whether the two places of the archive that name an array agree."""
+        try:
+            self.archive.open(name + ".npy").close()
+        except _DAMAGE as error:
+            raise FileError(self.path, f"the array {name} is damaged ({error})") from error
 
     def get(self, name: str, shape: tuple[int | None, ...], kinds: str) -> np.ndarray:
         """The array `name`, of this shape (None is free) and one of the dtype kinds; float64, complex128 or int64."""
-        if name not in self.archive.files:
+        if name not in self.names:
             raise FileError(self.path, f"the array {name} is missing")
         try:
-            array = self.archive[name]
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError, zlib.error, struct.error) as error:
+            entry = io.BytesIO(self.archive.read(name + ".npy"))  # as a whole, so that its checksum is looked at first
+            array = np.lib.format.read_array(entry, allow_pickle=False)
+        except _DAMAGE as error:
             raise FileError(self.path, f"the array {name} is damaged ({error})") from error
-        fits = array.ndim == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
-        )
+        fits = len(shape) == array.ndim and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
         if not fits or array.dtype.kind not in kinds:
             raise FileError(
                 self.path,
                 f"the array {name} should be {shape} of kind {kinds!r}, and is {array.shape} of {array.dtype}",
             )
-        wide = {"f": np.float64, "c": np.complex128, "i": np.int64, "u": np.int64}.get(array.dtype.kind)
+        wide = {"f": np.float64, "c": np.complex128, "i": np.int64}.get(array.dtype.kind)
         return array if wide is None else array.astype(wide, copy=False)
 
 
@@ -130,7 +136,7 @@ def _abacus(arrays: _Arrays) -> tuple[CsrHeader, Iterator[tuple[LatticeVector, s
         for R, members in sorted(blocks.items()):
             parts = []
             for i, j, name, adjoint in members:
-                shape = (spins * orbitals[i], spins * orbitals[j])
+                shape = (spins * int(orbitals[i]), spins * int(orbitals[j]))
                 block = arrays.get(name, shape[::-1] if adjoint else shape, "fc")
                 block = block.conj().T if adjoint else block
                 a, b = np.nonzero(block)
@@ -147,12 +153,14 @@ def _abacus(arrays: _Arrays) -> tuple[CsrHeader, Iterator[tuple[LatticeVector, s
 def _blocks_by_vector(arrays: _Arrays, n_atoms: int) -> dict[LatticeVector, list[tuple[int, int, str, bool]]]:
     """R → (i, j, array, whether it is the adjoint) of every block, those that the file leaves out included."""
     present = {}
-    for name in arrays.archive.files:
+    for name in arrays.names:
         if match := _BLOCK.fullmatch(name):
             key = tuple(map(int, match.groups()))
             if max(key[:2]) >= n_atoms:
                 raise FileError(arrays.path, f"the array {name} is of an atom beyond the {n_atoms} of atom_info")
             present[key] = name
+        else:
+            arrays.require(name)  # a block whose name is damaged must not pass for something else
     blocks: dict[LatticeVector, list[tuple[int, int, str, bool]]] = {}
     for (i, j, x, y, z), name in present.items():
         blocks.setdefault((x, y, z), []).append((i, j, name, False))

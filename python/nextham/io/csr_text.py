@@ -210,7 +210,10 @@ def _cell_block(cursor: _Cursor) -> Structure | None:
         words = cursor.next_line(what).split()
         if len(words) != count or not all(map(_NUMBER.fullmatch, words)):
             raise cursor.error(f"expected {count} numbers for {what}, got {' '.join(words)[:60]!r}")
-        return [float(word) for word in words]
+        values = [float(word) for word in words]
+        if max(map(abs, values)) > 1e6:
+            raise cursor.error(f"{what} is out of range: {' '.join(words)[:60]}")
+        return values
 
     if not _NUMBER.fullmatch(cursor.peek().strip()):
         cursor.line()  # the name of the lattice; an empty one leaves a blank line

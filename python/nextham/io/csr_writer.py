@@ -127,10 +127,10 @@ class CsrWriter:
             ValueError: R was written before, more matrices than announced, rows, columns or elements that are not as
                 many as announced, a complex matrix in a real file, or a value that is not finite.
         """
-        x, y, z = vector = tuple(int(component) for component in R)
+        vector, nnz = tuple(int(component) for component in R), int(nnz)
         if vector in self._written or len(self._written) == self.header.n_matrices:
             raise ValueError(f"R = {vector} was written before, or is beyond the {self.header.n_matrices} announced")
-        self._written.add((x, y, z))
+        self._written.add(vector)
         n, form = self.header.dimension, self._form
         pointers = [np.zeros(1, dtype=np.int64)]
         rows = written = 0
