@@ -13,6 +13,7 @@ operation is a file `bench_<op>.py` with
 import argparse
 import importlib
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def operations() -> list[str]:
 
 
 def max_rel_diff(result: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Returns the largest difference of any tensor, in units of that tensor's largest element.
+    """Returns the largest difference of any tensor, in units of that tensor's largest element; NaN counts as infinite.
 
     Raises:
         ValueError: the tensors have other names or shapes.
@@ -43,12 +44,17 @@ def max_rel_diff(result: dict[str, torch.Tensor], expected: dict[str, torch.Tens
         if value.shape != result[name].shape:
             raise ValueError(f"results: {name}: shapes {tuple(result[name].shape)} and {tuple(value.shape)}")
         scale = value.abs().max().clamp_min(torch.finfo(value.dtype).tiny)
-        largest = max(largest, ((result[name] - value).abs().max() / scale).item())
+        difference = ((result[name] - value).abs().max() / scale).item()
+        largest = max(largest, difference if math.isfinite(difference) else math.inf)
     return largest
 
 
 def measure(op: str, arguments: argparse.Namespace) -> list[record.Line]:
-    """Checks and times one implementation against others; returns one line per competitor (one line without any)."""
+    """Checks and times one implementation against others; returns one line per competitor (one line without any).
+
+    Raises:
+        ValueError: the results differ by more than the tolerance, or the input of the case is not there.
+    """
     module = importlib.import_module(f"bench.bench_{op}")
     device, direction = torch.device(arguments.device), arguments.direction
     dtype = getattr(torch, arguments.dtype)
@@ -61,6 +67,9 @@ def measure(op: str, arguments: argparse.Namespace) -> list[record.Line]:
         runs[name] = module.IMPLEMENTATIONS[name](problem)[direction]
         results[name], peaks[name] = timing.peak_memory(runs[name], device)
     differences = {name: max_rel_diff(results[names[0]], results[name]) for name in arguments.against}
+    for name, difference in differences.items():
+        if not difference <= arguments.tolerance:
+            raise ValueError(f"{names[0]} and {name} differ by {difference:.3g}, more than {arguments.tolerance:g}")
     results.clear()
     for name in names:
         runs[name]()
@@ -115,6 +124,7 @@ def parser_of(op: str, module: ModuleType) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of every implementation")
     parser.add_argument("--repeats", type=int, help="timed rounds (default: 20 s of them, at least 5)")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="largest max_rel_diff (default 1e-3)")
     parser.add_argument("--json", action="store_true", help="print the JSON lines and nothing else")
     parser.add_argument("--no-save", action="store_true", help="do not append to results/<device>/<op>.jsonl")
     if hasattr(module, "add_arguments"):
@@ -152,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = measure(op, arguments)
     except ValueError as error:
         print(f"python -m bench {op}: {error}", file=sys.stderr)
-        return 2
+        return 1
     if not arguments.no_save:
         for line in lines:
             record.save(line)
