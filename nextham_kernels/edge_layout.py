@@ -7,35 +7,40 @@ with −m if it is odd, with one number per |m|. Give each irrep the sign σ = p
 
     x̃_{+m} = x_{−m},  x̃_{−m} = −x_{+m}   (σ = −1, m > 0),
 
-every path couples m with m, and +m and −m share every coefficient and every weight. A feature vector becomes
+every path couples m with m, and +m and −m share every coefficient and every weight. The feature vector of an edge is
+written as a row of blocks, each [n, c], channels in the order of the irreps:
 
-    block (0, +): channels of the irreps with σ = +1          [e, 1, c]
-    block (0, −): channels of the irreps with σ = −1          [e, 1, c]
-    block m ≥ 1:  channels of all irreps with l ≥ m; +m, −m   [e, 2, c]
+    block (0, +): channels of the irreps with σ = +1, n = 1
+    block (0, −): channels of the irreps with σ = −1, n = 1
+    block m ≥ 1:  channels of all irreps with l ≥ m, n = 2: +m, then −m
 
-with channels in the order of the irreps. Source: DESIGN E1; the reduction of SO(3) to SO(2) products is Passaro and
-Zitnick (2023); the treatment of parity is ours.
+Source: DESIGN E1; the reduction of SO(3) to SO(2) products is Passaro and Zitnick (2023); the treatment of parity is
+ours.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of, wigner_3j
 
-__all__ = ["Channels", "EdgeLayout", "edge_coefficient", "edge_layout", "edge_rotation"]
+if TYPE_CHECKING:
+    from e3nn import o3
+
+__all__ = ["Block", "Channels", "EdgeLayout", "edge_coefficient", "edge_layout", "edge_rotation"]
 
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of one irreps block inside one block of the edge layout.
+    """The channels of one irreps block inside one block of the row.
 
     Args:
         irrep: index of the block in the irreps (`irreps[irrep]` is its mul and ir).
-        start: first column of those channels.
+        start: first column inside the block.
         stop: one past the last.
     """
 
@@ -45,35 +50,57 @@ class Channels:
 
 
 @dataclass(frozen=True)
-class EdgeLayout:
-    """How a flat feature axis is spread over blocks per |m| (see the module's page).
+class Block:
+    """One block [n, c] of the row.
 
     Args:
-        irreps: e3nn's irreps of the flat axis.
-        m: |m| of each block.
-        sigma: +1 or −1 for the two blocks of m = 0, 0 for the others.
-        channels: which irreps sit where in each block.
-        index: for each block the flat position of (component, channel), int64 [n, c] with n = 1 or 2.
-        sign: the sign that comes with it [n, c].
+        m: |m|.
+        sigma: +1 or −1 for m = 0, 0 otherwise.
+        start: first number of the block in the row.
+        n: components, 1 or 2.
+        c: channels.
+        channels: which irreps sit where.
     """
 
-    irreps: object
-    m: tuple[int, ...]
-    sigma: tuple[int, ...]
-    channels: tuple[tuple[Channels, ...], ...]
-    index: tuple[torch.Tensor, ...]
-    sign: tuple[torch.Tensor, ...]
+    m: int
+    sigma: int
+    start: int
+    n: int
+    c: int
+    channels: tuple[Channels, ...]
 
-    def to_blocks(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Returns features [e, d], already rotated into the edge frame, as blocks [e, n, c]."""
-        return [x[:, i] * s.to(x.dtype) for i, s in zip(self.index, self.sign, strict=True)]
+    def columns(self, component: int) -> slice:
+        """Returns where the channels of component 0 (+m) or 1 (−m) lie in the row."""
+        return slice(self.start + component * self.c, self.start + (component + 1) * self.c)
 
-    def from_blocks(self, blocks: list[torch.Tensor]) -> torch.Tensor:
-        """Returns the flat features [e, d] of blocks, the inverse of `to_blocks`."""
-        flat = blocks[0].new_zeros(blocks[0].shape[0], self.irreps.dim)
-        for block, i, s in zip(blocks, self.index, self.sign, strict=True):
-            flat[:, i] = block * s.to(block.dtype)
-        return flat
+
+@dataclass(frozen=True)
+class EdgeLayout:
+    """How irreps are laid out in the row of an edge (see the module's page).
+
+    Args:
+        irreps: e3nn's irreps of the features.
+        blocks: the blocks, in the order of the row.
+        index: for each number of the row its place in e3nn's flat axis, int64 [d].
+        sign: the sign that comes with it, float64 [d].
+    """
+
+    irreps: o3.Irreps
+    blocks: tuple[Block, ...]
+    index: torch.Tensor
+    sign: torch.Tensor
+
+    def find(self, m: int, sigma: int) -> Block | None:
+        """Returns the block of |m| and σ, or None where the irreps have none."""
+        return next((b for b in self.blocks if (b.m, b.sigma) == (m, sigma)), None)
+
+    def to_row(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns rows [e, d] of features [e, d] that are already rotated into the edge frame."""
+        return x[:, self.index.to(x.device)] * self.sign.to(x)
+
+    def from_row(self, row: torch.Tensor) -> torch.Tensor:
+        """Returns the features [e, d], still in the edge frame, of rows [e, d]; the inverse of `to_row`."""
+        return torch.empty_like(row).index_copy(1, self.index.to(row.device), row * self.sign.to(row))
 
 
 def sigma_of(l: int, p: int) -> int:
@@ -89,10 +116,10 @@ def edge_layout(irreps: IrrepsLike) -> EdgeLayout:
     """
     irreps = irreps_of(irreps)
     m_max = max((ir.l for _, ir in irreps), default=0)
-    wanted = [(0, 1), (0, -1), *((m, 0) for m in range(1, m_max + 1))]
-    ms, sigmas, channels, indices, signs = [], [], [], [], []
-    for m, sigma in wanted:
-        here, columns, column_signs, start = [], [], [], 0
+    blocks: list[Block] = []
+    index, sign, position = [], [], 0
+    for m, sigma in [(0, 1), (0, -1), *((m, 0) for m in range(1, m_max + 1))]:
+        channels, columns, signs, c = [], [], [], 0
         for b, ((mul, ir), part) in enumerate(zip(irreps, irreps.slices(), strict=True)):
             own = sigma_of(ir.l, ir.p)
             if mul == 0 or ir.l < m or sigma not in (0, own):
@@ -100,24 +127,20 @@ def edge_layout(irreps: IrrepsLike) -> EdgeLayout:
             plus = torch.arange(mul) * ir.dim + part.start + ir.l + m
             minus = plus - 2 * m
             one = torch.ones(mul, dtype=torch.float64)
-            if m == 0:
-                columns.append(plus[None])
-                column_signs.append(one[None])
-            elif own == 1:
-                columns.append(torch.stack([plus, minus]))
-                column_signs.append(torch.stack([one, one]))
-            else:
-                columns.append(torch.stack([minus, plus]))
-                column_signs.append(torch.stack([one, -one]))
-            here.append(Channels(b, start, start + mul))
-            start += mul
-        if here:
-            ms.append(m)
-            sigmas.append(sigma)
-            channels.append(tuple(here))
-            indices.append(torch.cat(columns, dim=1))
-            signs.append(torch.cat(column_signs, dim=1))
-    return EdgeLayout(irreps, tuple(ms), tuple(sigmas), tuple(channels), tuple(indices), tuple(signs))
+            swapped = own == -1 and m > 0
+            pair = [(minus, one), (plus, -one)] if swapped else [(plus, one), (minus, one)]
+            columns.append(torch.stack([place for place, _ in pair][: 1 if m == 0 else 2]))
+            signs.append(torch.stack([s for _, s in pair][: 1 if m == 0 else 2]))
+            channels.append(Channels(b, c, c + mul))
+            c += mul
+        if channels:
+            n = 1 if m == 0 else 2
+            blocks.append(Block(m, sigma, position, n, c, tuple(channels)))
+            index.append(torch.cat(columns, dim=1).flatten())
+            sign.append(torch.cat(signs, dim=1).flatten())
+            position += n * c
+    empty = torch.empty(0)
+    return EdgeLayout(irreps, tuple(blocks), torch.cat([empty.long(), *index]), torch.cat([empty.double(), *sign]))
 
 
 def edge_coefficient(l1: int, p1: int, l2: int, l3: int, m: int) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from types import ModuleType
 
-__all__ = ["compiled", "loaded", "reference_only"]
+__all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only"]
 
-_KERNELS = {"number_text": {"cpu": "cpp"}}
+_KERNELS = {"number_text": {"cpu": "cpp"}, "norm": {"cpu": "cpp"}}
 """Operation → device → kind of kernel, for everything that is more than its reference."""
 
 _MODE = os.environ.get("NEXTHAM_KERNELS", "")
@@ -40,6 +41,32 @@ def compiled() -> ModuleType:
             "the compiled kernels nextham_kernels._C are missing: run `pip install .` in the source folder "
             f"(or set NEXTHAM_KERNELS=reference to run the slow references): {error}"
         ) from error
+
+
+def instruction_sets() -> list[str]:
+    """Returns the instruction sets that the arithmetic kernels are compiled for and this processor has, best last.
+
+    Raises:
+        RuntimeError: the extension is not built.
+    """
+    # The kernels share the OpenMP runtime that torch brings, and with it its thread count: torch must come first.
+    import torch  # noqa: F401
+
+    return [name for name in ("scalar", "avx2", "avx512") if hasattr(compiled(), name)]
+
+
+@functools.cache
+def kernels(instruction_set: str | None = None) -> ModuleType:
+    """Returns the arithmetic kernels for an instruction set, by default the best one that this processor has.
+
+    Raises:
+        RuntimeError: the extension is not built, or the processor or the build lacks the instruction set.
+    """
+    there = instruction_sets()
+    name = there[-1] if instruction_set is None else instruction_set
+    if name not in there:
+        raise RuntimeError(f"instruction_set: expected one of {', '.join(there)}, got {name!r}")
+    return getattr(compiled(), name)
 
 
 def loaded() -> dict[str, dict[str, str]]:

@@ -70,6 +70,11 @@ def assert_same_gradients(f: Callable, g: Callable, inputs: dict[str, torch.Tens
         assert_close(actual, expected, tolerance, f"grad_{name}")
 
 
+def leaf(x: torch.Tensor) -> torch.Tensor:
+    """A copy that collects a gradient."""
+    return x.detach().clone().requires_grad_()
+
+
 def gradcheck(function: Callable, *inputs: torch.Tensor) -> None:
     """Fails where first or second derivatives differ from finite differences (float64)."""
     leaves = tuple(x.detach().clone().requires_grad_() for x in inputs)

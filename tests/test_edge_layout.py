@@ -24,16 +24,19 @@ VECTORS = torch.tensor(
 
 def test_blocks_of_the_published_features():
     layout = edge_layout(F)
-    assert layout.m == (0, 0, 1, 2, 3, 4)
-    assert layout.sigma == (1, -1, 0, 0, 0, 0)
-    assert [tuple(i.shape) for i in layout.index] == [(1, 72), (1, 32), (2, 72), (2, 40), (2, 24), (2, 8)]
+    assert [(b.m, b.sigma) for b in layout.blocks] == [(0, 1), (0, -1), (1, 0), (2, 0), (3, 0), (4, 0)]
+    assert [(b.n, b.c) for b in layout.blocks] == [(1, 72), (1, 32), (2, 72), (2, 40), (2, 24), (2, 8)]
+    assert layout.blocks[-1].columns(1) == slice(384, 392)
+    assert layout.find(0, -1) == layout.blocks[1]
+    assert layout.find(5, 0) is None
 
 
 @pytest.mark.parametrize("irreps", [F, "3x0o", "2x5o+1x0e+3x5e", "1x10e", "0x1o+2x2e"])
 def test_round_trip(irreps):
     layout = edge_layout(irreps)
     x = torch.randn(5, o3.Irreps(irreps).dim, dtype=torch.float64)
-    torch.testing.assert_close(layout.from_blocks(layout.to_blocks(x)), x, rtol=0, atol=0)
+    torch.testing.assert_close(layout.from_row(layout.to_row(x)), x, rtol=0, atol=0)
+    assert layout.index.sort().values.tolist() == list(range(x.shape[1]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -81,11 +84,16 @@ def test_coefficient_is_the_tensor_product(l1, p1, l2, l3):
     x = torch.randn(1, ir1.dim, dtype=torch.float64)
     y = o3.spherical_harmonics(l2, vector[:, YZX], normalize=True, normalization="component")
     d = wigner_d(edge_rotation(vector), max(l1, l3))
-    before = dict(zip(edge_layout(f"{ir1}").m, edge_layout(f"{ir1}").to_blocks(x @ d[l1][0].T), strict=True))
-    after = edge_layout(f"{ir3}")
-    for m, block in zip(after.m, after.to_blocks(product(x, y) @ d[l3][0].T), strict=True):
-        expected = edge_coefficient(l1, p1, l2, l3, m) * before[m] if m <= l1 else torch.zeros_like(block)
-        torch.testing.assert_close(block, expected, rtol=0, atol=1e-6)
+    before, after = edge_layout(f"{ir1}"), edge_layout(f"{ir3}")
+    row_in, row_out = before.to_row(x @ d[l1][0].T), after.to_row(product(x, y) @ d[l3][0].T)
+    for block in after.blocks:
+        same = [b for b in before.blocks if b.m == block.m]  # one channel, so at most one block of each |m|
+        for component in range(block.n):
+            found = row_out[:, block.columns(component)]
+            expected = torch.zeros_like(found)
+            if same:
+                expected = edge_coefficient(l1, p1, l2, l3, block.m) * row_in[:, same[0].columns(component)]
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_bad_input_says_what_is_wrong():

@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 import torch
 
+from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import irreps_of
-from nextham_kernels.ops.norm import norm
+from nextham_kernels.edge_layout import edge_layout
+from nextham_kernels.ops.norm import cpu, norm, reference
 
 CASES = {
     "plain": "4x0e+2x1o+3x1e+1x2e",
     "odd_scalar": "2x0e+3x0o+1x1o",
+    "two_scalars": "3x0e+1x1o+2x0e",
     "production": "32x0e+16x1o+16x1e+8x2e+8x2o+8x3e+8x3o+8x4e",
 }
 
@@ -52,6 +55,47 @@ def test_reference_is_the_definition(case, floor):
     tensors = inputs(case)
     expected = definition(*(t.numpy() for t in tensors.values()), CASES[case], 1e-5, floor)
     harness.assert_close(norm(**tensors, irreps=CASES[case], floor=floor), expected)
+
+
+def both_layouts(case, edge):
+    """The op and its reference, and inputs laid out as they read them."""
+    tensors = inputs(case)
+    if edge:
+        tensors["x"] = edge_layout(CASES[case]).to_row(tensors["x"])
+
+    def kernel(x, weight, bias, floor=0.5):
+        return norm(x, weight, bias, CASES[case], floor=floor, edge=edge)
+
+    def plain(x, weight, bias, floor=0.5):
+        return reference.norm(x, weight, bias, CASES[case], edge, 1e-5, floor)
+
+    return kernel, plain, tensors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_forward(case, edge, dtype):
+    kernel, plain, tensors = both_layouts(case, edge)
+    harness.assert_as_exact_as_reference(kernel, plain, [t.to(dtype) for t in tensors.values()])
+
+
+@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_kernel_gradients(case, edge):
+    kernel, plain, tensors = both_layouts(case, edge)
+    harness.assert_same_gradients(kernel, plain, tensors)
+
+
+@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
+def test_instruction_sets_agree(instruction_set, monkeypatch):
+    if instruction_set not in loading.instruction_sets():
+        return  # this processor cannot run it
+    kernel, plain, tensors = both_layouts("production", True)
+    best = loading.kernels
+    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+    harness.assert_close(kernel(**tensors), plain(**tensors))
+    harness.assert_same_gradients(kernel, plain, tensors)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])
@@ -96,6 +140,7 @@ def test_contract():
     x, weight, bias = tensors.values()
     assert norm(x[:0], weight, bias, irreps).shape == (0, 24)
     harness.assert_close(norm(x.T.contiguous().T, weight, bias, irreps), norm(x, weight, bias, irreps))
+    torch.library.opcheck(torch.ops.nextham.norm, (*map(harness.leaf, (x, weight, bias)), irreps, False, 1e-5, 0.0))
     with harness.raises(ValueError, "x: expected shape [e, 24]"):
         norm(x[:, 1:], weight, bias, irreps)
     with harness.raises(ValueError, "weight: expected shape [10], got [9]"):

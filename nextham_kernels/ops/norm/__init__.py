@@ -18,9 +18,18 @@ import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
-from nextham_kernels.ops.norm import reference
+from nextham_kernels.ops.norm import cpu, reference
+from nextham_kernels.registration import define
 
 __all__ = ["norm"]
+
+_op = define(
+    "norm",
+    "Tensor x, Tensor weight, Tensor bias, str irreps, bool edge, float eps, float floor",
+    reference.norm,
+    cpu.forward,
+    cpu.backward,
+)
 
 
 def norm(
@@ -30,6 +39,7 @@ def norm(
     irreps: IrrepsLike,
     eps: float = 1e-5,
     floor: float = 0.0,
+    edge: bool = False,
 ) -> torch.Tensor:
     """Normalises each irrep's block to unit mean square, the formula being on the op's page.
 
@@ -40,6 +50,7 @@ def norm(
         irreps: layout of `x` and of the result.
         eps: ε, added to the mean square.
         floor: f, the floor relative to the whole feature vector; 0 is the published norm.
+        edge: x and the result are rows of the edge frame (`edge_layout`) instead of e3nn's flat axis.
 
     Returns:
         [e, d].
@@ -62,4 +73,4 @@ def norm(
         raise ValueError(f"eps: expected a positive number, got {eps}")
     if not floor >= 0:
         raise ValueError(f"floor: expected 0 or a positive number, got {floor}")
-    return reference.norm(x, weight, bias, irreps, eps, floor)
+    return _op(x, weight, bias, str(irreps), edge, eps, floor)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-if TYPE_CHECKING:
-    from e3nn import o3
+from nextham_kernels.clebsch_gordan import irreps_of
+from nextham_kernels.edge_layout import edge_layout
 
 
 def norm(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, irreps: o3.Irreps, eps: float, floor: float
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, irreps: str, edge: bool, eps: float, floor: float
 ) -> torch.Tensor:
     """Returns y = w x / √(s_b + f² s + ε) + b, x centred over channels on 0e."""
+    irreps = irreps_of(irreps)
+    x = edge_layout(irreps).from_row(x) if edge else x
     blocks = []
     for (mul, ir), s in zip(irreps, irreps.slices(), strict=True):
         block = x[:, s].unflatten(1, (mul, ir.dim))  # [e, u, i]
@@ -29,4 +29,5 @@ def norm(
             scalar += mul
         channel += mul
         out.append(y.flatten(1))
-    return torch.cat(out, dim=1)
+    y = torch.cat(out, dim=1)
+    return edge_layout(irreps).to_row(y) if edge else y

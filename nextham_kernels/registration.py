@@ -1,0 +1,100 @@
+"""Makes an op of kernels and a reference: schema, fake, autograd. The only user of `torch.library`.
+
+An op `nextham::<name>` is a function of tensors and of plain settings (numbers, words). On the CPU its kernel runs, on
+other devices (until they have kernels) and with `NEXTHAM_KERNELS=reference` its reference. Its backward is the op
+`nextham::<name>_backward`, also with a kernel; the derivative of that one, which second derivatives need, is the
+derivative of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from nextham_kernels.loading import reference_only
+
+__all__ = ["define"]
+
+
+def define(
+    name: str,
+    schema: str,
+    reference: Callable[..., torch.Tensor],
+    forward: Callable[..., torch.Tensor],
+    backward: Callable[..., list[torch.Tensor]],
+) -> Callable[..., torch.Tensor]:
+    """Registers `nextham::<name>` and its backward, and returns the op.
+
+    Args:
+        name: the op's name.
+        schema: its arguments, tensors first, such as `Tensor x, Tensor weight, str irreps, float eps`.
+        reference: the op in plain torch, with exactly these arguments.
+        forward: the CPU kernel, with exactly these arguments; called with contiguous tensors without gradient.
+        backward: the CPU kernel of the derivative: (grad of the result, arguments …, needs) → gradient of each tensor;
+            `needs` says which are wanted, the others may be empty tensors.
+
+    Returns:
+        The op; any derivative with respect to its tensors up to second order exists.
+    """
+    n_tensors = sum(argument.split()[0] == "Tensor" for argument in schema.split(","))
+    op_name, backward_name = f"nextham::{name}", f"nextham::{name}_backward"
+
+    def run_forward(*args: object) -> torch.Tensor:
+        if args[0].device.type == "cpu" and not reference_only():
+            return forward(*_contiguous(args))
+        return reference(*args)
+
+    def run_backward(*args: object) -> list[torch.Tensor]:
+        if args[0].device.type == "cpu" and not reference_only():
+            return backward(*_contiguous(args))
+        return _reference_gradient(reference, args[:-1], n_tensors, create_graph=False)
+
+    torch.library.define(op_name, f"({schema}) -> Tensor")
+    torch.library.define(backward_name, f"(Tensor grad, {schema}, bool[] needs) -> Tensor[]")
+    torch.library.impl(op_name, "default", run_forward)
+    torch.library.impl(backward_name, "default", run_backward)
+    op = getattr(torch.ops.nextham, name)
+    op_backward = getattr(torch.ops.nextham, f"{name}_backward")
+
+    torch.library.register_fake(op_name, reference)
+    torch.library.register_fake(backward_name, lambda grad, *args: [torch.empty_like(t) for t in args[:n_tensors]])
+
+    def keep(ctx: object, inputs: tuple, output: object) -> None:
+        tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
+        ctx.save_for_backward(*tensors)
+        ctx.settings = inputs[len(tensors) :]
+
+    def pull(ctx: object, grad: torch.Tensor) -> tuple:
+        needs = list(ctx.needs_input_grad[:n_tensors])
+        grads = op_backward(grad, *ctx.saved_tensors, *ctx.settings, needs)
+        kept = (g if need else None for g, need in zip(grads, needs, strict=True))
+        return (*kept, *(None for _ in ctx.settings))
+
+    def pull_again(ctx: object, grads2: Sequence[torch.Tensor]) -> tuple:
+        with torch.enable_grad():
+            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            grads = _reference_gradient(reference, (*tensors, *ctx.settings[:-1]), n_tensors, create_graph=True)
+            pairs = [(g, g2) for g, g2 in zip(grads, grads2, strict=True) if g2 is not None and g.requires_grad]
+            result = torch.autograd.grad([g for g, _ in pairs], tensors, [g2 for _, g2 in pairs], allow_unused=True)
+        return (*result, *(None for _ in ctx.settings))
+
+    torch.library.register_autograd(op_name, pull, setup_context=keep)
+    torch.library.register_autograd(backward_name, pull_again, setup_context=keep)
+    return op
+
+
+def _contiguous(args: Sequence[object]) -> list[object]:
+    return [x.detach().contiguous() if isinstance(x, torch.Tensor) else x for x in args]
+
+
+def _reference_gradient(
+    reference: Callable[..., torch.Tensor], args: Sequence[object], n_tensors: int, create_graph: bool
+) -> list[torch.Tensor]:
+    """Gradients of the reference with respect to its tensors, for args = (grad, tensors …, settings …)."""
+    grad, *rest = args
+    with torch.enable_grad():
+        tensors = [t if create_graph else t.detach().requires_grad_() for t in rest[:n_tensors]]
+        y = reference(*tensors, *rest[n_tensors:])
+        found = torch.autograd.grad(y, tensors, grad, create_graph=create_graph, allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
