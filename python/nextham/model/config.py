@@ -47,7 +47,8 @@ class NextHAMConfig:
             spin vector that time reversal allows, Im h (spin–orbit coupling), exactly equivariant. Without spin only
             `scalar`.
         norm: `published`, or `floor`, which leaves the rounding noise of symmetry-forbidden components alone.
-        norm_floor: the floor of `floor`, relative to the whole feature vector.
+        norm_floor: the floor of `floor`, relative to the whole feature vector. Noise of 1e-10 in H⁽⁰⁾ of ideal silicon
+            changes ΔH by 8e-8 with floor 1, by 4e-5 with 0.3, by 6 % with 0.1, and wholly with the published norm.
 
     Raises:
         ValueError: a setting that makes no network, in one sentence.
@@ -112,7 +113,10 @@ class NextHAMConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_kind(field.name, getattr(self, field.name), field.default)
-        hidden = self.hidden_irreps
+        try:
+            hidden = self.hidden_irreps
+        except ValueError as error:
+            raise ValueError(f"config: hidden: expected irreps such as 8x0e+4x1o, got {self.hidden!r}") from error
         if len({ir for _, ir in hidden}) != len(hidden) or any(mul == 0 for mul, _ in hidden):
             raise ValueError(f"config: hidden: expected each irrep once, got {self.hidden}")
         if not len(hidden) or not hidden[0].ir.is_scalar():
@@ -183,16 +187,16 @@ def _check_kind(name: str, value: object, default: object) -> None:
     """Checks the type of a setting against that of its default."""
     if isinstance(default, bool) or isinstance(default, str):
         fits = isinstance(value, type(default))
+    elif name == "ranges":
+        nested = isinstance(value, tuple) and all(isinstance(pair, tuple) for pair in value)
+        fits = nested and all(_number(x, (int, float)) for pair in value for x in pair)
     elif isinstance(default, tuple):
-        numbers = (int, float) if name == "ranges" else int
-        flat = [x for pair in value for x in pair] if name == "ranges" and _nested(value) else value
-        fits = isinstance(value, tuple) and all(isinstance(x, numbers) and not isinstance(x, bool) for x in flat)
+        fits = isinstance(value, tuple) and all(_number(x, int) for x in value)
     else:
-        kinds = int if isinstance(default, int) else (int, float)
-        fits = isinstance(value, kinds) and not isinstance(value, bool)
+        fits = _number(value, int if isinstance(default, int) else (int, float))
     if not fits:
         raise ValueError(f"config: {name}: expected something like {default!r}, got {value!r}")
 
 
-def _nested(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(pair, tuple) for pair in value)
+def _number(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
