@@ -15,8 +15,6 @@ map of 18: reading takes 18 to 21. The integer R is not in the file: R = round(c
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +36,7 @@ from nextham.io.published_layout import (
     to_square,
     unpad_vectors,
 )
+from nextham.io.torch_file import load_restricted
 from nextham.structure import Structure
 from nextham.units import SYMBOLS, atomic_number
 
@@ -227,7 +226,7 @@ def read_published(path: str | os.PathLike[str]) -> PublishedSample:
         FileError: no such file, damaged, not a list of 22 entries of the right kind and shape, edges that are not
             lattice vectors apart, a mask that is not that of the elements' published orbitals, or S with spin.
     """
-    entries = _load(path)
+    entries = _entries(path)
     cell, positions = _array(path, entries, 1, (3, 3)), _array(path, entries, 2, (None, 3))
     src, dst = _array(path, entries, 13, (None,)), _array(path, entries, 14, (len(entries[13]),))
     vectors = _array(path, entries, 12, (len(src), 3)).astype(np.float64)
@@ -263,33 +262,12 @@ def read_published(path: str | os.PathLike[str]) -> PublishedSample:
         raise FileError(path, str(error)) from error
 
 
-def _load(path: str | os.PathLike[str]) -> list:
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            if archive.testzip():
-                raise FileError(path, "is damaged: a checksum is wrong")
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            entries = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileError:
-        raise
-    except pickle.UnpicklingError as error:
-        sentence = "holds more than tensors, numbers and words: whole objects are refused, for code is never run"
-        raise FileError(path, sentence) from error
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, LookupError, NotImplementedError) as error:
-        raise FileError(path, "is no file of torch.save, or is damaged or cut short") from error
-    except OSError as error:
-        raise FileError(path, f"cannot be read: {error.strerror or error}") from error
+def _entries(path: str | os.PathLike[str]) -> list:
+    entries = load_restricted(path)
     if not isinstance(entries, list | tuple) or len(entries) != 22:
         what = f"{len(entries)} entries" if isinstance(entries, list | tuple) else type(entries).__name__
         raise FileError(path, f"expected the 22 entries of a published sample, got {what}")
     return list(entries)
-
-
-def _numpy_scalars() -> list:
-    """What a restricted unpickler needs for numpy's integers, reals and words, of any numpy version."""
-    make = np.int64(0).__reduce__()[0]
-    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*names, np.dtype, *(type(np.dtype(kind)) for kind in ("i4", "i8", "f4", "f8", "U1"))]
 
 
 def _array(path: str | os.PathLike[str], entries: list, index: int, shape: tuple[int | None, ...]) -> np.ndarray:
