@@ -110,7 +110,7 @@ def test_correction_by_parts():
 def diamond():
     """An ideal crystal: diamond's edges below 4.6 Å, and a spinless H with every component that symmetry allows.
 
-    Block irreps are x_LM = c_L(|r|) Y_LM(r̂) where the parity fits and 0 elsewhere, so whatever keeps the lattice keeps H.
+    Block irreps are x_LM = c_L(|r|) Y_LM(r̂) where the parity fits and 0 elsewhere, so what keeps the lattice keeps H.
     """
     config = NextHAMConfig(
         hidden="8x0e+4x1o+4x1e+4x2e+4x2o+4x3o",
