@@ -113,6 +113,33 @@ def test_single_files_with_structure(tmp_path, capsys):
     assert "give --overlap" in capsys.readouterr().err
 
 
+def test_convert_there_and_back(tmp_path, monkeypatch, capsys):
+    """CSR → .h5 → .csr.gz, binary, .pth, DeepH: the matrices stay what they were."""
+    monkeypatch.chdir(tmp_path)
+    H = open_source(SI).read("H")
+    assert main(["convert", str(SI), "si.h5"]) == 0
+    for output, *options in (["h.csr.gz"], ["h.bin", "--to", "binary"], ["deeph", "--to", "deeph"], ["si.pth"]):
+        assert main(["convert", "si.h5:H", output, *options]) == 0
+        source = open_source(output, f"{SI}/STRU")
+        again = source.read("H")
+        scale = np.abs(H.data).max() * (1e-6 if output == "si.pth" else 1e-9)
+        np.testing.assert_allclose(again.data, H.on(again.graph).data, rtol=0, atol=scale)
+    assert open_source("si.h5").efermi == open_source(SI).efermi == 6.9295483008
+    small, large = (tmp_path / "si.h5").stat().st_size, (tmp_path / "si.pth").stat().st_size
+    assert large > 20 * small
+    assert "(pth, " in capsys.readouterr().out
+    assert main(["convert", "si.h5", "si.dat"]) == 1
+    assert "give --to h5|pth" in capsys.readouterr().err
+
+
+def test_info_says_what_a_file_is(model, capsys):
+    assert main(["info", str(SI), f"{SI}/hrs1_nao.csr.xz", f"{SI}/STRU", str(model)]) == 0
+    out = capsys.readouterr().out
+    for words in ("folder of an ABACUS run", "119 lattice vectors, 52 rows", "Si2, 2 atoms", "4 networks"):
+        assert words in out
+    assert main(["info", f"{SI}/nothing"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["MATRIX_HELP", "Source", "add_source_arguments", "open_matrix", "open_source"]
 
 MATRIX_HELP = (
-    "a run folder (STRU beside hrs1_nao.csr and srs1_nao.csr), the output folder of `nextham predict`, an .h5 file, or "
-    "one matrix file; `:NAME` behind it chooses a matrix, such as Si-1:H0 (default H)"
+    "a run folder (STRU beside hrs1_nao.csr and srs1_nao.csr), the output folder of `nextham predict`, an .h5 file, a "
+    "published .pth sample, a DeepH folder, or one matrix file; `:NAME` behind it chooses a matrix, such as Si-1:H0 "
+    "(default H)"
 )
 
 H5_NAME = "hamiltonian.h5"
@@ -47,7 +50,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--orbitals", metavar="DIR", help="folder of the .orb files that the STRU names")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """Matrices of one structure.
 
@@ -55,27 +58,21 @@ class Source:
         path: folder or file.
         structure: the atoms in the user's own order and positions.
         basis: shells of their elements.
+        matrices: name → what reads it.
         stru: the STRU file, where there is one.
-        h5: our file, where it is one.
-        files: matrix → its file, or its two files of collinear spin.
-        efermi: Fermi level of H, eV, where `info.json` or the `.h5` says it.
+        efermi: Fermi level of H, eV, where the files say it.
     """
 
     path: Path
     structure: Structure
     basis: Basis
+    matrices: dict[str, Callable[[], Blocks]]
     stru: Path | None = None
-    h5: Path | None = None
-    files: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     efermi: float | None = None
 
     def names(self) -> list[str]:
         """Returns the matrices it has."""
-        if self.h5 is None:
-            return list(self.files)
-        from nextham.io.hdf5 import read_contents_h5
-
-        return list(read_contents_h5(self.h5).n_edges)
+        return list(self.matrices)
 
     def read(self, name: str) -> Blocks:
         """Reads a matrix: H in eV; S without spin where it has none.
@@ -83,22 +80,13 @@ class Source:
         Raises:
             FileError: there is no such matrix, or its file cannot be used.
         """
-        if name not in self.names():
-            raise FileError(self.path, f"there is no matrix {name}, only {', '.join(self.names()) or 'none'}")
-        if self.h5 is not None:
-            from nextham.io.hdf5 import read_blocks_h5
-
-            return read_blocks_h5(self.h5, [name])[name]
-        from nextham.io.csr import read_blocks
-
-        files = self.files[name]
-        unit = "1" if name == "S" else "Ry"
-        blocks = read_blocks(files[0] if len(files) == 1 else files, self.structure, self.basis, unit=unit)
-        return blocks.spinless() if name == "S" else blocks
+        if name not in self.matrices:
+            raise FileError(self.path, f"there is no matrix {name}, only {', '.join(self.matrices) or 'none'}")
+        return self.matrices[name]()
 
 
 def open_source(path: str | Path, structure: str | None = None, orbitals: str | None = None) -> Source:
-    """Finds out what a folder or file offers, without reading matrices.
+    """Finds out what a folder or file offers; matrices are read when they are asked for.
 
     Args:
         path: folder or file (see `MATRIX_HELP`).
@@ -111,10 +99,13 @@ def open_source(path: str | Path, structure: str | None = None, orbitals: str | 
     path = Path(path)
     if not path.exists():
         raise FileError(path, "cannot be read: no such file or folder")
-    if path.is_dir() and (path / H5_NAME).is_file():
-        return _open_h5(path, path / H5_NAME)
-    if path.is_file() and path.suffix == ".h5":
-        return _open_h5(path, path)
+    if path.is_dir() and (path / "overlap.h5").is_file():
+        return _open_deeph(path)
+    h5 = path / H5_NAME if path.is_dir() else path
+    if h5.is_file() and h5.suffix == ".h5":
+        return _open_h5(path, h5)
+    if path.suffix == ".pth":
+        return _open_published_sample(path)
     folder = path if path.is_dir() else path.parent
     files = _matrix_files(folder) if path.is_dir() else {_name_of_file(path): (path,)}
     if not files:
@@ -124,7 +115,8 @@ def open_source(path: str | Path, structure: str | None = None, orbitals: str | 
     if structure is None and beside is None:
         raise FileError(folder, "has no STRU: say with --structure which structure the matrices belong to")
     atoms, basis, stru = read_atoms(structure or beside, orbitals)
-    return Source(path, atoms, basis, stru, None, files, _efermi(folder))
+    readers = {name: partial(_read_abacus, name, paths, atoms, basis) for name, paths in files.items()}
+    return Source(path, atoms, basis, readers, stru, _efermi(folder))
 
 
 def open_matrix(spec: str, args: argparse.Namespace, default: str = "H") -> tuple[Source, str]:
@@ -153,13 +145,40 @@ def read_atoms(path: str | Path, orbitals: str | None = None) -> tuple[Structure
     return structure, basis, None
 
 
+def _read_abacus(name: str, files: tuple[Path, ...], structure: Structure, basis: Basis) -> Blocks:
+    from nextham.io.csr import read_blocks
+
+    unit = "1" if name == "S" else "Ry"
+    blocks = read_blocks(files[0] if len(files) == 1 else files, structure, basis, unit=unit)
+    return blocks.spinless() if name == "S" else blocks
+
+
 def _open_h5(path: Path, h5: Path) -> Source:
-    from nextham.io.hdf5 import read_contents_h5
+    from nextham.io.hdf5 import read_blocks_h5, read_contents_h5
 
     contents = read_contents_h5(h5)
     efermi = contents.metadata.get("efermi_eV")
     stru = path / "STRU" if path.is_dir() and (path / "STRU").is_file() else None
-    return Source(path, contents.structure, contents.basis, stru, h5, {}, None if efermi is None else float(efermi))
+    readers = {name: partial(lambda n: read_blocks_h5(h5, [n])[n], name) for name in contents.n_edges}
+    return Source(path, contents.structure, contents.basis, readers, stru, None if efermi is None else float(efermi))
+
+
+def _open_deeph(path: Path) -> Source:
+    from nextham.io.deeph import read_deeph
+
+    found = read_deeph(path)
+    matrices = {name: m for name, m in (("H", found.hamiltonian), ("S", found.overlap)) if m is not None}
+    first = next(iter(matrices.values()))
+    readers = {name: partial(lambda m: m, matrix) for name, matrix in matrices.items()}
+    return Source(path, first.graph.structure, first.basis, readers, None, found.fermi)
+
+
+def _open_published_sample(path: Path) -> Source:
+    from nextham.io.published_sample import read_published
+
+    sample = read_published(path)
+    readers = {"H0": lambda: sample.H0, "H": lambda: sample.H0 + sample.delta, "S": lambda: sample.S}
+    return Source(path, sample.structure, sample.basis, readers)
 
 
 def _matrix_files(folder: Path) -> dict[str, tuple[Path, ...]]:
