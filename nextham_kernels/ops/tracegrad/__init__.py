@@ -14,12 +14,16 @@ to x and all parameters, any number of times; training differentiates through it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
 from nextham_kernels.ops.tracegrad import reference
+
+if TYPE_CHECKING:
+    from e3nn import o3
 
 __all__ = ["quadratic_forms", "trace_invariants", "tracegrad"]
 
@@ -45,13 +49,7 @@ def quadratic_forms(x: torch.Tensor, weight: torch.Tensor, irreps: IrrepsLike, n
         >>> quadratic_forms(torch.tensor([[3.0, 0.0, 4.0]]), torch.ones(1), "1x1o", 1).round(decimals=3)
         tensor([[14.4340]])
     """
-    irreps = irreps_of(irreps)
-    check_tensors(x=x, weight=weight)
-    check_irreps_dim("x", x, irreps, irreps.dim)
-    if len({ir for _, ir in irreps}) != len(irreps):
-        raise ValueError(f"irreps: expected each irrep once, got {irreps}")
-    check_shapes(weight=(weight, str(sum(mul * mul for mul, _ in irreps) * n_forms)))
-    return reference.quadratic_forms(x, weight, irreps, n_forms)
+    return reference.quadratic_forms(x, weight, _check_forms(x, weight, irreps, n_forms), n_forms)
 
 
 def trace_invariants(
@@ -72,7 +70,9 @@ def trace_invariants(
         ValueError: a wrong shape, an irrep that stands twice, or a list of another length.
         TypeError: a wrong or mixed dtype or device.
     """
-    return reference.mlp(quadratic_forms(x, weight, irreps, _check_mlp(mlp, x)), mlp)
+    n_forms = _check_mlp(mlp, x)
+    q = reference.quadratic_forms(x, weight, _check_forms(x, weight, irreps, n_forms), n_forms)
+    return reference.mlp(q, mlp)
 
 
 def tracegrad(
@@ -100,8 +100,18 @@ def tracegrad(
         >>> z, g
         (tensor([[9.]]), tensor([[6.]]))
     """
-    trace_invariants(x[:0], weight, mlp, irreps)
-    return reference.tracegrad(x, weight, mlp, irreps_of(irreps))
+    return reference.tracegrad(x, weight, mlp, _check_forms(x, weight, irreps, _check_mlp(mlp, x)))
+
+
+def _check_forms(x: torch.Tensor, weight: torch.Tensor, irreps: IrrepsLike, n_forms: int) -> o3.Irreps:
+    """Checks features and forms, and returns the irreps."""
+    irreps = irreps_of(irreps)
+    check_tensors(x=x, weight=weight)
+    check_irreps_dim("x", x, irreps, irreps.dim)
+    if len({ir for _, ir in irreps}) != len(irreps):
+        raise ValueError(f"irreps: expected each irrep once, got {irreps}")
+    check_shapes(weight=(weight, str(sum(mul * mul for mul, _ in irreps) * n_forms)))
+    return irreps
 
 
 def _check_mlp(mlp: Sequence[torch.Tensor], x: torch.Tensor) -> int:
