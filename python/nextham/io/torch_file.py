@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 
@@ -44,6 +45,16 @@ def load_restricted(path: str | os.PathLike[str], *, verify: bool = True) -> obj
 
 def _numpy_scalars() -> list:
     """What a restricted unpickler needs for numpy's integers, reals and words, of any numpy version."""
+    kinds = (type(np.dtype(kind)) for kind in ("i4", "i8", "f4", "f8", "U1"))
+    return [_scalar_of("numpy.core.multiarray"), _scalar_of("numpy._core.multiarray"), np.dtype, *kinds]
+
+
+def _scalar_of(module: str) -> Callable[[np.dtype, bytes | str], np.generic]:
+    """The maker of numpy's scalars under the name that a file calls it (not every torch takes a name beside it)."""
     make = np.int64(0).__reduce__()[0]
-    names = [(make, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [*names, np.dtype, *(type(np.dtype(kind)) for kind in ("i4", "i8", "f4", "f8", "U1"))]
+
+    def scalar(dtype: np.dtype, data: bytes | str) -> np.generic:
+        return make(dtype, data)
+
+    scalar.__module__, scalar.__qualname__ = module, "scalar"
+    return scalar
