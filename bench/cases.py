@@ -41,7 +41,7 @@ TINY = NextHAMConfig(
 )
 """The published network with every size small: seconds to build, no size a multiple of another."""
 
-# The edges are those of H(0) below the cutoff: 42, 212, 1,272, 5,300 and (GaAs) 194.
+# The edges are those of H(0) below the cutoff: 42, 212, 1,272, 5,300 and (GaAs) 174.
 MODEL = {
     "tiny": ModelCase("Si-1", cutoff=4.5, config=TINY),
     "si2": ModelCase("Si-1"),

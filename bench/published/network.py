@@ -250,7 +250,7 @@ class PublishedNetwork(nn.Module):
 def _drop_unread(product: o3.TensorProduct) -> None:
     """Removes the outer products that e3nn emits per path and its optimised einsums do not read.
 
-    TorchScript removes them by itself; run eagerly they would cost half as much again.
+    TorchScript removes them by itself; run eagerly they would only cost time.
     """
     for module in product.modules():
         if isinstance(module, fx.GraphModule):
