@@ -159,10 +159,12 @@ def _checked(dtype: np.dtype | type) -> np.dtype:
 if reference_only():
     _parse, _format = parse_reference, format_reference
 else:
-    _KERNELS = compiled()
+    _PARSERS, _PRINTERS = (
+        {t: getattr(compiled(), f"{verb}_{t.name}") for t in _DTYPES} for verb in ("parse", "format")
+    )
 
     def _parse(text: Text, start: int, count: int, dtype: np.dtype) -> tuple[np.ndarray, int, int]:
-        return getattr(_KERNELS, f"parse_{dtype.name}")(text, start, count)
+        return _PARSERS[dtype](text, start, count)
 
     def _format(numbers: np.ndarray, digits: int, per_line: int, first: int) -> bytes:
-        return getattr(_KERNELS, f"format_{numbers.dtype.name}")(numbers, digits, per_line, first)
+        return _PRINTERS[numbers.dtype](numbers, digits, per_line, first)
