@@ -1,7 +1,9 @@
 """Sparse-matrix files: every form is read as what it says and written as ABACUS writes it."""
 
+import errno
 import gzip
 import lzma
+import tracemalloc
 
 import csr_cases as cases
 import numpy as np
@@ -11,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nextham.data import sample
+from nextham.io import csr_text
 from nextham.io.csr import (
     CsrHeader,
     CsrWriter,
     SparseMatrices,
     iter_csr,
+    open_csr,
     read_csr,
     write_csr,
 )
@@ -73,6 +77,23 @@ def test_a_real_file_is_what_its_words_say():
     for R, a in zip(found.R.tolist(), found.matrices, strict=True):
         assert np.array_equal(a.toarray(), expected[tuple(R)])
     assert [r for r, _ in iter_csr(path)] == list(expected)
+    header, matrices = open_csr(path)
+    assert (header.letter, header.dimension, header.n_matrices) == ("H", 52, 119)
+    assert [r for r, _ in matrices] == list(expected)
+
+
+@pytest.mark.parametrize("pack", sorted(PACK))
+def test_memory_of_reading_is_less_than_three_times_the_text(tmp_path, pack):
+    text = lzma.decompress((sample("Si-1") / "hrs1_nao.csr.xz").read_bytes())
+    # The decoder's dictionary is a constant, 8 MiB by default: more than this file, so the test takes a small one.
+    packed = lzma.compress(text, preset=0) if pack == "xz" else PACK[pack](text)
+    (tmp_path / "a").write_bytes(packed)
+    read_csr(tmp_path / "a")
+    tracemalloc.start()
+    read_csr(tmp_path / "a")
+    peak = tracemalloc.get_traced_memory()[1] + (len(text) if pack == "plain" else 0)  # mapped pages are not traced
+    tracemalloc.stop()
+    assert peak < 3 * len(text)
 
 
 @pytest.mark.shared
@@ -142,6 +163,9 @@ def test_npz_of_abacus(tmp_path, half, spins):
         assert np.array_equal(a.toarray(), arrays[tuple(R)])
     assert found.structure.numbers.tolist() == [14, 8]
     assert np.allclose(found.structure.positions, cases.CRYSTAL.positions)
+    atoms = np.column_stack([[0, 1], [14, 0], cases.CRYSTAL.fractional()])  # the label of the second is no element
+    path.write_bytes(cases.repack(path.read_bytes(), {"atom_info": atoms}))
+    assert cases.equal(read_csr(path), found) and read_csr(path).structure is None
 
 
 # --- what we write
@@ -233,8 +257,22 @@ def test_what_the_writer_refuses(tmp_path):
             call()
         assert sentence in str(caught.value)
         assert list(tmp_path.iterdir()) == []  # neither the file nor its beginning
-    with pytest.raises(FileError, match="cannot be written: No such file or directory"):
+    with pytest.raises(FileError, match="a: cannot be written: No such file or directory"):
         write_csr(tmp_path / "no" / "a", cases.of_arrays({(0, 0, 0): np.eye(2)}))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileError, match="folder: cannot be written: Is a directory"):
+        write_csr(tmp_path / "folder", cases.of_arrays({(0, 0, 0): np.eye(2)}))
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(csr_text, "format_numbers", full)
+    with pytest.raises(FileError, match="a: cannot be written: No space left on device"):
+        write_csr(tmp_path / "a", cases.of_arrays({(0, 0, 0): np.eye(2)}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unsorted_columns_are_sorted_and_repeated_ones_refused(tmp_path):

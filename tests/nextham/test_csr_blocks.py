@@ -120,6 +120,12 @@ def test_the_predicted_file_has_the_lattice_vectors_of_the_overlap(tmp_path, sil
     write_blocks(tmp_path / "hr.csr", near, R=wanted)
     found = read_csr(tmp_path / "hr.csr")
     assert np.array_equal(found.R, wanted) and min(m.nnz for m in found.matrices) == 0
+    # PyATB goes line by line: one line for each list, none after nnz = 0.
+    by_line = cases.tokens((tmp_path / "hr.csr").read_bytes())
+    assert list(by_line) == [tuple(R) for R in wanted.tolist()]
+    assert all(
+        np.array_equal(by_line[tuple(R)], m.toarray()) for R, m in zip(wanted.tolist(), found.matrices, strict=True)
+    )
     assert close(read_blocks(tmp_path / "hr.csr", structure, BASIS).on(near.graph), near, 1e-6)
     with pytest.raises(
         ValueError, match=r"R: the blocks have the lattice vector \(-3, 0, 0\), which is not in the list"

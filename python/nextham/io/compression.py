@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import mmap
@@ -49,7 +50,7 @@ def load_bytes(path: str | os.PathLike[str]) -> Content:
 def _all_of(file: BinaryIO) -> bytearray:
     """The rest of a file; a bytearray grows in place, where bytes would be held twice when their pieces are joined."""
     content = bytearray()
-    while piece := file.read(1 << 24):
+    while piece := file.read(1 << 20):
         content += piece
     return content
 
@@ -61,19 +62,20 @@ def open_for_writing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Until then it is called `PATH.part`, and it is removed if the body of the `with` statement fails.
 
     Raises:
-        FileError: it cannot be created.
+        FileError: it cannot be created, or the disk is full.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
-        file = opener(part, "wb")
-    except OSError as error:
-        raise FileError(path, f"cannot be written: {error.strerror}") from error
-    try:
-        with file:
+        with opener(part, "wb") as file:
             yield file
         os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC or str(error.filename) == str(part):
+            raise FileError(path, f"cannot be written: {error.strerror}") from error
+        raise
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -34,13 +34,14 @@ __all__ = [
     "CsrWriter",
     "SparseMatrices",
     "iter_csr",
+    "open_csr",
     "read_blocks",
     "read_csr",
     "write_blocks",
     "write_csr",
 ]
 
-Path = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 _GROUP = 1 << 20
 """Elements that `write_blocks` holds at a time beside the blocks."""
@@ -87,7 +88,7 @@ class SparseMatrices:
         return 4 if self.dtype.kind == "c" else 1
 
 
-def read_csr(path: Path, *, step: int | None = None) -> SparseMatrices:
+def read_csr(path: PathLike, *, step: int | None = None) -> SparseMatrices:
     """Reads an ABACUS sparse-matrix file.
 
     Args:
@@ -99,7 +100,7 @@ def read_csr(path: Path, *, step: int | None = None) -> SparseMatrices:
             partner −R; a column outside the matrix; row pointers that do not ascend; a number that is not finite;
             several ionic steps, or not the one asked for.
     """
-    header, entries = _open(path, step)
+    header, entries = open_csr(path, step=step)
     entries = list(entries)
     vectors = np.array([R for R, _ in entries], dtype=np.int64).reshape(-1, 3)
     dtype = np.result_type(np.float64, *{matrix.dtype for _, matrix in entries})
@@ -109,7 +110,27 @@ def read_csr(path: Path, *, step: int | None = None) -> SparseMatrices:
     )
 
 
-def iter_csr(path: Path, *, step: int | None = None) -> Iterator[tuple[LatticeVector, scipy.sparse.csr_matrix]]:
+def open_csr(
+    path: PathLike, *, step: int | None = None
+) -> tuple[CsrHeader, Iterator[tuple[LatticeVector, scipy.sparse.csr_matrix]]]:
+    """Reads the header of an ABACUS sparse-matrix file; its matrices follow one at a time, as from `iter_csr`.
+
+    Raises:
+        FileError: as `read_csr`.
+    """
+    path = os.fspath(path)
+    records = _records(path, load_bytes(path))
+    found = []
+    for header, matrices in records:
+        if step in (None, header.step):
+            return header, _checked(path, matrices, records if step is None else iter(()))
+        for _ in matrices:
+            pass
+        found.append(header.step)
+    raise FileError(path, f"has no ionic step {step}, it has {', '.join(map(str, found)) or 'none'}")
+
+
+def iter_csr(path: PathLike, *, step: int | None = None) -> Iterator[tuple[LatticeVector, scipy.sparse.csr_matrix]]:
     """Yields (R, matrix) of an ABACUS sparse-matrix file, one in memory at a time.
 
     An empty matrix ahead of the first number is float64, whatever follows. What concerns all lattice vectors together
@@ -118,11 +139,11 @@ def iter_csr(path: Path, *, step: int | None = None) -> Iterator[tuple[LatticeVe
     Raises:
         FileError: as `read_csr`.
     """
-    return _open(path, step)[1]
+    return open_csr(path, step=step)[1]
 
 
 def write_csr(
-    path: Path,
+    path: PathLike,
     matrices: SparseMatrices,
     *,
     format: CsrFormat = "text",
@@ -149,7 +170,7 @@ def write_csr(
 
 
 def read_blocks(
-    path: Path | Sequence[Path],
+    path: PathLike | Sequence[PathLike],
     structure: Structure,
     basis: Basis,
     *,
@@ -198,7 +219,7 @@ def read_blocks(
 
 
 def write_blocks(
-    path: Path | Sequence[Path],
+    path: PathLike | Sequence[PathLike],
     blocks: Blocks,
     *,
     letter: str = "H",
@@ -211,7 +232,7 @@ def write_blocks(
 ) -> None:
     """Writes blocks as an ABACUS sparse-matrix file, a group of rows at a time.
 
-    Beyond the blocks themselves this takes memory for a million elements, however large the system.
+    Beside the blocks this needs memory for a million elements and a few integers per edge.
 
     Args:
         path: the file; two (up, down) for n_spin 2. A name in `.gz` or `.xz` compresses it.
@@ -231,10 +252,9 @@ def write_blocks(
     """
     factor = _UNITS[_unit(unit, letter)]
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-    if len(paths) != (2 if blocks.n_spin == 2 else 1):
-        raise ValueError(
-            f"path: expected {2 if blocks.n_spin == 2 else 1} for n_spin {blocks.n_spin}, got {len(paths)}"
-        )
+    n_files = 2 if blocks.n_spin == 2 else 1
+    if len(paths) != n_files:
+        raise ValueError(f"path: expected {n_files} for n_spin {blocks.n_spin}, got {len(paths)}")
     own = np.unique(blocks.graph.R, axis=0)
     vectors = own if R is None else np.asarray(R, dtype=np.int64).reshape(-1, 3)
     lost = {tuple(v) for v in own.tolist()} - {tuple(v) for v in vectors.tolist()}
@@ -305,20 +325,6 @@ def _unit(unit: str | None, letter: str | None) -> str:
     return unit
 
 
-def _open(path: Path, step: int | None) -> tuple[CsrHeader, Iterator[tuple[LatticeVector, scipy.sparse.csr_matrix]]]:
-    """The header and the matrices of one ionic step."""
-    path = os.fspath(path)
-    records = _records(path, load_bytes(path))
-    found = []
-    for header, matrices in records:
-        if step in (None, header.step):
-            return header, _checked(path, matrices, records if step is None else iter(()))
-        for _ in matrices:
-            pass
-        found.append(header.step)
-    raise FileError(path, f"has no ionic step {step}, it has {', '.join(map(str, found)) or 'none'}")
-
-
 def _records(path: str, content: Content) -> Records:
     """The ionic steps of a file of any form."""
     if not len(content):
@@ -344,7 +350,7 @@ def _checked(
             raise FileError(path, f"R = {R} has {nnz} elements, but its partner R = {partner} is missing")
 
 
-def _require_same(path: Path, found: Structure, given: Structure) -> None:
+def _require_same(path: PathLike, found: Structure, given: Structure) -> None:
     """Refuses the matrix of another crystal."""
     if not np.array_equal(found.numbers, given.numbers):
         raise FileError(path, f"is of {found.formula()} in this order of atoms, the structure is {given.formula()}")

@@ -119,10 +119,12 @@ def _abacus(arrays: _Arrays) -> tuple[CsrHeader, Iterator[tuple[LatticeVector, s
     if not np.array_equal(types, atoms[:, 0]) or not np.array_equal(atoms[:, 1], np.rint(atoms[:, 1])):
         raise FileError(arrays.path, "atom_info: expected integer types and atomic numbers")
     orbitals = np.array([len(arrays.get(f"orbital_info_{t}", (None, 3), "f")) for t in types])
-    try:
-        structure = Structure(cell, atoms[:, 2:] @ cell, atoms[:, 1].astype(np.int64))
-    except ValueError as error:
-        raise FileError(arrays.path, str(error)) from error
+    structure = None
+    if atoms[:, 1].all():  # Z = 0 where the label is no element
+        try:
+            structure = Structure(cell, atoms[:, 2:] @ cell, atoms[:, 1].astype(np.int64))
+        except ValueError as error:
+            raise FileError(arrays.path, str(error)) from error
     blocks = _blocks_by_vector(arrays, len(atoms))
     spins = 1
     if blocks:

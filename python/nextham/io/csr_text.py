@@ -39,7 +39,7 @@ _BLANK = re.compile(rb"[ \t\r]*(?:\n|\Z)")
 _START = re.compile(rb"\s*(?:STEP:|Matrix |-+ *Ionic)")
 _COUNT = re.compile(r"Matrix (Dimension|number) of (\w+)\(R\): *(\d{1,9})")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_INTEGER = re.compile(r"[+-]?\d{1,9}", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _FIRST_VALUE = re.compile(rb"\s*(?:#[^\n]*\s*)?(\(?)")
 _EXPLANATION = (
     "The outer loop corresponds to the number of Bravais lattice vectors.",
