@@ -22,7 +22,7 @@ from nextham.io.stru import read_stru
 
 __all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "problem"]
 
-# H of Si-1 with spin-orbit coupling in a supercell: 5 and 141 MB; and S of the same, real.
+# H of Si-1 with spin-orbit coupling, 5 MB, and in a supercell, 147 MB; S in a supercell without spin, 37 MB.
 CASES = {"si2": ((1, 1, 1), "h"), "si54": ((3, 3, 3), "h"), "si128-real": ((4, 4, 4), "s")}
 DIRECTIONS = ("read", "write")
 
