@@ -23,16 +23,20 @@ def define(
     reference: Callable[..., torch.Tensor],
     forward: Callable[..., torch.Tensor],
     backward: Callable[..., list[torch.Tensor]],
+    fake: Callable[..., torch.Tensor] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
 
     Args:
         name: the op's name.
-        schema: its arguments, tensors first, such as `Tensor x, Tensor weight, str irreps, float eps`.
+        schema: its arguments, tensors first, such as `Tensor x, Tensor weight, str irreps, float eps`. Tensors of
+            indices have no gradient.
         reference: the op in plain torch, with exactly these arguments.
         forward: the CPU kernel, with exactly these arguments; called with contiguous tensors without gradient.
         backward: the CPU kernel of the derivative: (grad of the result, arguments …, needs) → gradient of each tensor;
             `needs` says which are wanted, the others may be empty tensors.
+        fake: returns an empty result of the right shape, with exactly these arguments; by default the reference, which
+            must not read tensors other than its arguments then.
 
     Returns:
         The op; any derivative with respect to its tensors up to second order exists.
@@ -57,7 +61,7 @@ def define(
     op = getattr(torch.ops.nextham, name)
     op_backward = getattr(torch.ops.nextham, f"{name}_backward")
 
-    torch.library.register_fake(op_name, reference)
+    torch.library.register_fake(op_name, fake or reference)
     torch.library.register_fake(backward_name, lambda grad, *args: [torch.empty_like(t) for t in args[:n_tensors]])
 
     def keep(ctx: object, inputs: tuple, output: object) -> None:
@@ -73,11 +77,13 @@ def define(
 
     def pull_again(ctx: object, grads2: Sequence[torch.Tensor]) -> tuple:
         with torch.enable_grad():
-            tensors = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+            tensors = [_leaf(t) for t in ctx.saved_tensors]
             grads = _reference_gradient(reference, (*tensors, *ctx.settings[:-1]), n_tensors, create_graph=True)
             pairs = [(g, g2) for g, g2 in zip(grads, grads2, strict=True) if g2 is not None and g.requires_grad]
-            result = torch.autograd.grad([g for g, _ in pairs], tensors, [g2 for _, g2 in pairs], allow_unused=True)
-        return (*result, *(None for _ in ctx.settings))
+            leaves = [t for t in tensors if t.requires_grad]
+            found = torch.autograd.grad([g for g, _ in pairs], leaves, [g2 for _, g2 in pairs], allow_unused=True)
+        result = iter(found)
+        return (*(next(result) if t.requires_grad else None for t in tensors), *(None for _ in ctx.settings))
 
     torch.library.register_autograd(op_name, pull, setup_context=keep)
     torch.library.register_autograd(backward_name, pull_again, setup_context=keep)
@@ -88,13 +94,20 @@ def _contiguous(args: Sequence[object]) -> list[object]:
     return [x.detach().contiguous() if isinstance(x, torch.Tensor) else x for x in args]
 
 
+def _leaf(x: torch.Tensor) -> torch.Tensor:
+    """The tensor alone, asking for a gradient unless it holds indices."""
+    return x.detach().requires_grad_(x.is_floating_point())
+
+
 def _reference_gradient(
     reference: Callable[..., torch.Tensor], args: Sequence[object], n_tensors: int, create_graph: bool
 ) -> list[torch.Tensor]:
     """Gradients of the reference with respect to its tensors, for args = (grad, tensors …, settings …)."""
     grad, *rest = args
     with torch.enable_grad():
-        tensors = [t if create_graph else t.detach().requires_grad_() for t in rest[:n_tensors]]
+        tensors = [t if create_graph else _leaf(t) for t in rest[:n_tensors]]
         y = reference(*tensors, *rest[n_tensors:])
-        found = torch.autograd.grad(y, tensors, grad, create_graph=create_graph, allow_unused=True)
-    return [torch.zeros_like(t) if g is None else g for g, t in zip(found, tensors, strict=True)]
+        leaves = [t for t in tensors if t.requires_grad]
+        found = iter(torch.autograd.grad(y, leaves, grad, create_graph=create_graph, allow_unused=True))
+    grads = [next(found) if t.requires_grad else None for t in tensors]
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(grads, tensors, strict=True)]
