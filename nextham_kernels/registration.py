@@ -22,7 +22,7 @@ def define(
     schema: str,
     reference: Callable[..., torch.Tensor],
     forward: Callable[..., torch.Tensor],
-    backward: Callable[..., list[torch.Tensor]],
+    backward: Callable[..., list[torch.Tensor]] | None,
     fake: Callable[..., torch.Tensor] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
@@ -34,7 +34,7 @@ def define(
         reference: the op in plain torch, with exactly these arguments.
         forward: the CPU kernel, with exactly these arguments; called with contiguous tensors without gradient.
         backward: the CPU kernel of the derivative: (grad of the result, arguments …, needs) → gradient of each tensor;
-            `needs` says which are wanted, the others may be empty tensors.
+            `needs` says which are wanted, the others may be empty tensors. None: the reference's derivative.
         fake: returns an empty result of the right shape, with exactly these arguments; by default the reference, which
             must not read tensors other than its arguments then.
 
@@ -50,9 +50,9 @@ def define(
         return reference(*args)
 
     def run_backward(*args: object) -> list[torch.Tensor]:
-        if args[0].device.type == "cpu" and not reference_only():
+        if backward and args[0].device.type == "cpu" and not reference_only():
             return backward(*_contiguous(args))
-        return _reference_gradient(reference, args[:-1], n_tensors, create_graph=False)
+        return _reference_gradient(reference, args[:-1], n_tensors)
 
     torch.library.define(op_name, f"({schema}) -> Tensor")
     torch.library.define(backward_name, f"(Tensor grad, {schema}, bool[] needs) -> Tensor[]")
@@ -77,13 +77,13 @@ def define(
 
     def pull_again(ctx: object, grads2: Sequence[torch.Tensor]) -> tuple:
         with torch.enable_grad():
-            tensors = [_leaf(t) for t in ctx.saved_tensors]
-            grads = _reference_gradient(reference, (*tensors, *ctx.settings[:-1]), n_tensors, create_graph=True)
+            tensors = [t.detach().requires_grad_(t.is_floating_point()) for t in ctx.saved_tensors]
+            grads = _reference_gradient(reference, (*tensors, *ctx.settings[:-1]), n_tensors)
             pairs = [(g, g2) for g, g2 in zip(grads, grads2, strict=True) if g2 is not None and g.requires_grad]
             leaves = [t for t in tensors if t.requires_grad]
-            found = torch.autograd.grad([g for g, _ in pairs], leaves, [g2 for _, g2 in pairs], allow_unused=True)
-        result = iter(found)
-        return (*(next(result) if t.requires_grad else None for t in tensors), *(None for _ in ctx.settings))
+            outputs, cotangents = zip(*pairs, strict=True)
+            found = iter(torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True))
+        return (*(next(found) if t.requires_grad else None for t in tensors), *(None for _ in ctx.settings))
 
     torch.library.register_autograd(op_name, pull, setup_context=keep)
     torch.library.register_autograd(backward_name, pull_again, setup_context=keep)
@@ -94,20 +94,21 @@ def _contiguous(args: Sequence[object]) -> list[object]:
     return [x.detach().contiguous() if isinstance(x, torch.Tensor) else x for x in args]
 
 
-def _leaf(x: torch.Tensor) -> torch.Tensor:
-    """The tensor alone, asking for a gradient unless it holds indices."""
-    return x.detach().requires_grad_(x.is_floating_point())
-
-
 def _reference_gradient(
-    reference: Callable[..., torch.Tensor], args: Sequence[object], n_tensors: int, create_graph: bool
+    reference: Callable[..., torch.Tensor], args: Sequence[object], n_tensors: int
 ) -> list[torch.Tensor]:
-    """Gradients of the reference with respect to its tensors, for args = (grad, tensors …, settings …)."""
+    """Gradients of the reference with respect to its tensors, for args = (grad, tensors …, settings …).
+
+    By torch.func, because an op's implementation runs below autograd; where there is a graph, it goes on.
+    """
     grad, *rest = args
-    with torch.enable_grad():
-        tensors = [t if create_graph else _leaf(t) for t in rest[:n_tensors]]
-        y = reference(*tensors, *rest[n_tensors:])
-        leaves = [t for t in tensors if t.requires_grad]
-        found = iter(torch.autograd.grad(y, leaves, grad, create_graph=create_graph, allow_unused=True))
-    grads = [next(found) if t.requires_grad else None for t in tensors]
-    return [torch.zeros_like(t) if g is None else g for g, t in zip(grads, tensors, strict=True)]
+    floating = [i for i, t in enumerate(rest[:n_tensors]) if t.is_floating_point()]
+
+    def of_floating(*tensors: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(floating, tensors, strict=True))
+        return reference(*(given.get(i, x) for i, x in enumerate(rest)))
+
+    pull = torch.func.vjp(of_floating, *(rest[i] for i in floating))[1]
+    found = dict(zip(floating, pull(grad), strict=True))
+    # A copy: the result of an op must not be its argument.
+    return [found[i].clone() if i in found else torch.zeros_like(t) for i, t in enumerate(rest[:n_tensors])]
