@@ -94,7 +94,7 @@ def measure(op: str, arguments: argparse.Namespace) -> list[record.Line]:
         "ceiling_gflop_per_s": ceilings.gflop_per_s,
         "peak_mb": peaks[names[0]],
     }
-    origin = {"versions": record.versions(), "commit": record.commit()}
+    origin = {"versions": record.versions(device), "commit": record.commit()}
     return [
         {
             **common,

@@ -129,7 +129,7 @@ def _generic(value: torch.Tensor) -> torch.Tensor:
 
 
 def reference(problem: Problem) -> Runs:
-    """`nextham.model.Ensemble`, the reference form of the network."""
+    """`nextham.model.Ensemble`, the reference form of the network; its ops run as `nextham_kernels` binds them."""
     ensemble = Ensemble(problem.config).to(problem.h0.device, problem.h0.dtype)
     for name, parameter in published_tensors(ensemble).items():
         parameter.copy_(problem.weights[name])

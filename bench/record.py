@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from nextham_kernels.loading import loaded
+
 __all__ = ["KEYS", "commit", "device_name", "save", "table", "versions"]
 
 KEYS = (
@@ -32,10 +34,11 @@ def device_name(device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of what takes part."""
+def versions(device: torch.device) -> dict[str, str]:
+    """Returns the versions of what takes part, and the operations that have a kernel on the device."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "e3nn", "numpy", "nextham-kernels")}
-    return {"python": platform.python_version(), **packages}
+    served = (op for op, kernels in loaded().items() if kernels.get(device.type, "reference") != "reference")
+    return {"python": platform.python_version(), **packages, "kernels": " ".join(sorted(served))}
 
 
 def commit() -> str | None:
