@@ -8,8 +8,10 @@ void bind_number_text(pybind11::module_& m);
 
 // clang-format off
 #define NEXTHAM_KERNELS(X) \
+  X(edge_wigner) \
   X(gate) \
-  X(norm)
+  X(norm) \
+  X(rotation)
 // clang-format on
 
 #define NEXTHAM_DECLARE(op) void bind_##op(pybind11::module_& m);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_irreps_dim", "check_shapes", "check_tensors"]
+__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_tensors"]
 
 
 def check_shapes(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
@@ -78,6 +78,18 @@ def check_irreps_dim(name: str, tensor: torch.Tensor, irreps: object, dim: int) 
         shown = str(irreps)
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
         raise ValueError(f"{name}: expected shape [e, {dim}] for irreps {shown}, got {list(tensor.shape)}")
+
+
+def check_range(name: str, index: torch.Tensor, size: int) -> None:
+    """Checks that indices count from 0 and lie below a size.
+
+    Raises:
+        ValueError: an index out of range.
+    """
+    if index.numel():
+        low, high = (int(i) for i in index.aminmax())
+        if low < 0 or high >= size:
+            raise ValueError(f"{name}: expected 0 <= index < {size}, got {low} to {high}")
 
 
 def _short(dtype: torch.dtype) -> str:

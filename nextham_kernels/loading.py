@@ -9,7 +9,13 @@ from types import ModuleType
 
 __all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only"]
 
-_KERNELS = {"gate": {"cpu": "cpp"}, "number_text": {"cpu": "cpp"}, "norm": {"cpu": "cpp"}}
+_KERNELS = {
+    "edge_wigner": {"cpu": "cpp"},
+    "gate": {"cpu": "cpp"},
+    "norm": {"cpu": "cpp"},
+    "number_text": {"cpu": "cpp"},
+    "rotation": {"cpu": "cpp"},
+}
 """Operation → device → kind of kernel, for everything that is more than its reference."""
 
 _MODE = os.environ.get("NEXTHAM_KERNELS", "")
