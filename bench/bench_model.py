@@ -128,9 +128,10 @@ def _generic(value: torch.Tensor) -> torch.Tensor:
     return value + 0.1 * torch.randn(value.shape) if equal else value.clone()
 
 
-def reference(problem: Problem) -> Runs:
-    """`nextham.model.Ensemble`, the reference form of the network; its ops run as `nextham_kernels` binds them."""
+def ours(problem: Problem, engine: str) -> Runs:
+    """`nextham.model.Ensemble` with one of its engines; its ops run as `nextham_kernels` binds them."""
     ensemble = Ensemble(problem.config).to(problem.h0.device, problem.h0.dtype)
+    ensemble.engine = engine
     for name, parameter in published_tensors(ensemble).items():
         parameter.copy_(problem.weights[name])
 
@@ -145,6 +146,11 @@ def reference(problem: Problem) -> Runs:
         return published_tensors(ensemble, gradients=True)
 
     return {"forward": forward, "train": train}
+
+
+def reference(problem: Problem) -> Runs:
+    """The plain form of the network."""
+    return ours(problem, "reference")
 
 
 def published(problem: Problem, mode: str | None = None) -> Runs:
