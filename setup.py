@@ -1,5 +1,6 @@
 """Builds the pybind11 extension with CMake; everything else is in pyproject.toml."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ class CMakeBuild(build_ext):
             raise SystemExit(
                 "CMake 3.22 or newer is needed to build nextham-kernels, and `cmake` was not found."
             ) from None
-        subprocess.run(["cmake", "--build", ".", "--parallel"], cwd=build, check=True)
+        subprocess.run(["cmake", "--build", ".", "--parallel", str(os.cpu_count() or 1)], cwd=build, check=True)
 
 
 setup(
