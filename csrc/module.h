@@ -10,6 +10,8 @@ void bind_number_text(pybind11::module_& m);
 #define NEXTHAM_KERNELS(X) \
   X(edge_wigner) \
   X(gate) \
+  X(gram) \
+  X(layer_norm_silu) \
   X(norm) \
   X(rotation)
 // clang-format on

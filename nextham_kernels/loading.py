@@ -12,6 +12,10 @@ __all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only"
 _KERNELS = {
     "edge_wigner": {"cpu": "cpp"},
     "gate": {"cpu": "cpp"},
+    "gram": {"cpu": "cpp"},
+    "gram_apply": {"cpu": "cpp"},
+    "layer_norm_silu": {"cpu": "cpp"},
+    "layer_norm_silu_vjp": {"cpu": "cpp"},
     "norm": {"cpu": "cpp"},
     "number_text": {"cpu": "cpp"},
     "rotation": {"cpu": "cpp"},

@@ -1,4 +1,4 @@
-"""tracegrad: the forms against e3nn's fully connected product, the gradient against its closed form."""
+"""tracegrad: the forms against e3nn's fully connected product, the gradient and the update against its closed form."""
 
 import harness
 import pytest
@@ -6,18 +6,30 @@ import torch
 from e3nn import o3
 from torch.nn import functional
 
+from nextham_kernels import registration
 from nextham_kernels.clebsch_gordan import irreps_of
-from nextham_kernels.ops.tracegrad import quadratic_forms, trace_invariants, tracegrad
+from nextham_kernels.edge_layout import edge_layout
+from nextham_kernels.ops.tracegrad import (
+    closed_form,
+    fold_tracegrad,
+    folded_invariants,
+    quadratic_forms,
+    reference,
+    trace_invariants,
+    tracegrad,
+    tracegrad_update,
+)
 
 CASES = {
     "small": ("3x0e+2x1o+1x2e", 5, (4, 3)),
     "one_linear": ("2x0o+2x1e", 3, (2,)),
     "production": ("32x0e+16x1o+16x1e+8x2e+8x2o+8x3e+8x3o+8x4e", 16, (24, 24, 24, 24)),
 }
+NEXTHAM = ("32x0e+16x1o+16x1e+8x2e+8x2o+8x3e+8x3o+8x4e", 1024, (256, 256, 256, 256))
 
 
 def inputs(case, n_edges=harness.EDGES):
-    irreps, n_forms, widths = CASES[case]
+    irreps, n_forms, widths = CASES.get(case, NEXTHAM)
     irreps = irreps_of(irreps)
     mlp, width = [], n_forms
     for i, out in enumerate(widths):
@@ -29,7 +41,7 @@ def inputs(case, n_edges=harness.EDGES):
     return harness.random(n_edges, irreps.dim, seed=1), forms, mlp
 
 
-def closed_form(x, forms, mlp, irreps):
+def by_hand(x, forms, mlp, irreps):
     """g = 2 C x with C the symmetric part of ∂(Σ z)/∂(Gram matrix), by one backward sweep of the MLP written out."""
     irreps = irreps_of(irreps)
     n_forms = mlp[0].shape[1]
@@ -68,7 +80,7 @@ def test_reference_is_the_definition(case):
     q = product.double()(x, x, forms)
     harness.assert_close(quadratic_forms(x, forms, irreps, n_forms), q, harness.GOLDEN)
     z, g = tracegrad(x, forms, mlp, irreps)
-    expected_z, expected_g = closed_form(x, forms, mlp, irreps)
+    expected_z, expected_g = by_hand(x, forms, mlp, irreps)
     harness.assert_close(z, expected_z)
     harness.assert_close(g, expected_g)
     harness.assert_close(trace_invariants(x, forms, mlp, irreps), expected_z)
@@ -92,7 +104,7 @@ def test_backward(case):
         return lambda x, forms, **p: f(x, forms, list(p.values()), CASES[case][0])
 
     named = {"x": x, "forms": forms, **{f"mlp_{i}": p for i, p in enumerate(mlp)}}
-    harness.assert_same_gradients(by(tracegrad), by(closed_form), named, 1e-11)
+    harness.assert_same_gradients(by(tracegrad), by(by_hand), named, 1e-11)
 
 
 def test_gradcheck():
@@ -131,3 +143,153 @@ def test_contract():
         quadratic_forms(x[:, :3], forms, "1x0e+2x0e", n_forms)
     with harness.raises(TypeError, "weight: expected dtype float64 as x, got float32"):
         quadratic_forms(x, forms.float(), irreps, n_forms)
+
+
+def both_updates(case, edge, wanted):
+    """The update and its reference of named tensors, what is wanted of x′ and z, and the tensors."""
+    irreps = CASES.get(case, NEXTHAM)[0]
+    x, forms, mlp = inputs(case)
+    x = edge_layout(irreps).to_row(x) if edge else x
+
+    def kernel(x, forms, *mlp, **named):
+        folded = fold_tracegrad(forms, [*mlp, *named.values()], irreps)
+        y, z = tracegrad_update(x, folded, 0.2, edge, invariants="z" in wanted)
+        return tuple(t for t, name in ((y, "x"), (z, "z")) if name in wanted)
+
+    def plain(x, forms, *mlp, **named):
+        y, z = reference.tracegrad_update(x, forms, [*mlp, *named.values()], irreps_of(irreps), 0.2, edge)
+        return tuple(t for t, name in ((y, "x"), (z, "z")) if name in wanted)
+
+    return kernel, plain, {"x": x, "forms": forms, **{f"mlp_{i}": p for i, p in enumerate(mlp)}}
+
+
+@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_update(case, edge):
+    """Values, and the gradient of x and every parameter through x′ and z."""
+    kernel, plain, tensors = both_updates(case, edge, "xz")
+    for actual, expected in zip(kernel(**tensors), plain(**tensors), strict=True):
+        harness.assert_close(actual, expected)
+    harness.assert_same_gradients(kernel, plain, tensors)
+
+
+@pytest.mark.parametrize("wanted", ["x", "z"])
+@pytest.mark.parametrize("case", CASES)
+def test_one_result_of_the_update(case, wanted):
+    """The gradient through x′ alone, z not being computed, and through z alone."""
+    kernel, plain, tensors = both_updates(case, True, wanted)
+    # The last bias has no part in x′, and neither has the first where there is no layer norm.
+    free = [f"mlp_{i}" for i in ((5,) if case == "small" else (1,) if case == "one_linear" else (13,))]
+    fixed = {name: tensors.pop(name) for name in free} if wanted == "x" else {}
+    harness.assert_same_gradients(lambda **t: kernel(**t, **fixed), lambda **t: plain(**t, **fixed), tensors)
+
+
+def test_float32_update():
+    """In the sizes of NextHAM, values and gradients as exact as the reference's."""
+
+    def with_gradients(f):
+        def run(*tensors):
+            leaves = [harness.leaf(t) for t in tensors]
+            y, z = f(*leaves)
+            pull = torch.linspace(-1, 1, y.shape[1], dtype=y.dtype)
+            loss = (y * pull).sum() + (z * pull[: z.shape[1]]).sum()
+            return y.detach(), z.detach(), *torch.autograd.grad(loss, leaves)
+
+        return run
+
+    kernel, plain, tensors = both_updates("nextham", True, "xz")
+    tensors = [t.float() for t in tensors.values()]
+    harness.assert_as_exact_as_reference(with_gradients(kernel), with_gradients(plain), tensors)
+
+
+def test_update_without_weights():
+    """The gradient of x alone, the parameters being constants, without a graph and with one."""
+    irreps = CASES["production"][0]
+    x, forms, mlp = inputs("production")
+    folded = fold_tracegrad(forms, mlp, irreps)
+    y, z = tracegrad_update(x, folded)
+    assert not y.requires_grad and not z.requires_grad
+    results = []
+    for update in (
+        lambda x: tracegrad_update(x, folded),
+        lambda x: reference.tracegrad_update(x, forms, mlp, irreps_of(irreps), 0.2, False),
+    ):
+        leaf = harness.leaf(x)
+        results.append(torch.autograd.grad(sum(t.square().sum() for t in update(leaf)), leaf)[0])
+    harness.assert_close(*results)
+
+
+def test_update_by_references(monkeypatch):
+    """As `NEXTHAM_KERNELS=reference` binds it."""
+    kernel, plain, tensors = both_updates("production", True, "xz")
+    for module in (registration, closed_form):
+        monkeypatch.setattr(module, "reference_only", lambda: True)
+    for actual, expected in zip(kernel(**tensors), plain(**tensors), strict=True):
+        harness.assert_close(actual, expected)
+    harness.assert_same_gradients(kernel, plain, tensors)
+
+
+def test_update_keeps_little():
+    """1673 numbers per edge for the backward pass in the sizes of NextHAM, as `closed_form` says."""
+    x, forms, mlp = inputs("nextham")
+    folded = fold_tracegrad(forms, mlp, NEXTHAM[0])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        tracegrad_update(harness.leaf(x), folded)
+    own = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // 8 for t in kept if len(t) == len(x)}
+    own.pop(folded.last.untyped_storage().data_ptr())
+    assert sum(own.values()) == 1673 * len(x)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_folded_invariants(case):
+    irreps = CASES[case][0]
+    x, forms, mlp = inputs(case)
+
+    def folded(x, forms, **named):
+        rows = edge_layout(irreps).to_row(x)
+        return folded_invariants(rows, fold_tracegrad(forms, [*named.values()], irreps), edge=True)
+
+    def plain(x, forms, **named):
+        return trace_invariants(x, forms, [*named.values()], irreps)
+
+    tensors = {"x": x, "forms": forms, **{f"mlp_{i}": p for i, p in enumerate(mlp)}}
+    harness.assert_close(folded(**tensors), plain(**tensors))
+    harness.assert_same_gradients(folded, plain, tensors)
+
+
+@pytest.mark.parametrize("inversion", [False, True])
+def test_equivariance_of_the_update(inversion):
+    irreps = CASES["production"][0]
+    x, forms, mlp = inputs("production")
+    folded = fold_tracegrad(forms, mlp, irreps)
+    d = harness.representation(irreps, harness.random_rotation(1), inversion)
+    y, z = tracegrad_update(x, folded)
+    turned_y, turned_z = tracegrad_update(x @ d.T, folded)
+    harness.assert_close(turned_z, z, 1e-11)
+    harness.assert_close(turned_y, y @ d.T, 1e-11)
+
+
+def test_contract_of_the_update():
+    irreps, _, _ = CASES["small"]
+    x, forms, mlp = inputs("small")
+    folded = fold_tracegrad(forms, mlp, irreps)
+    y, z = tracegrad_update(x[:0], folded)
+    assert y.shape == (0, 14) and z.shape == (0, 3)
+    assert tracegrad_update(x, folded, invariants=False)[1] is None
+    harness.assert_close(tracegrad_update(x.T.contiguous().T, folded)[0], tracegrad_update(x, folded)[0])
+    zero = tracegrad_update(torch.zeros_like(x), folded)[0]
+    assert not zero.any()  # no gradient, and nothing to scale it by
+    leaf = harness.leaf(x)
+    with harness.raises(RuntimeError, "tracegrad_update has first derivatives only"):
+        torch.autograd.grad(tracegrad_update(leaf, folded)[0].sum(), leaf, create_graph=True)
+    with harness.raises(ValueError, "x: expected shape [e, 14]"):
+        tracegrad_update(x[:, 1:], folded)
+    with harness.raises(TypeError, "forms: expected dtype float32 as x, got float64"):
+        folded_invariants(x.float(), folded)
+    with harness.raises(ValueError, "weight: expected shape [70], got [69]"):
+        fold_tracegrad(forms[1:], mlp, irreps)
+    with harness.raises(ValueError, "irreps: expected each irrep once, got 1x0e+2x0e"):
+        fold_tracegrad(forms, mlp, "1x0e+2x0e")
+    with harness.raises(TypeError, "mlp[0]: expected dtype float64 as weight, got float32"):
+        fold_tracegrad(forms, [p.float() for p in mlp], irreps)

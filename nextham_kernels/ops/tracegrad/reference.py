@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from nextham_kernels.edge_layout import edge_layout
+
 if TYPE_CHECKING:
     from e3nn import o3
 
@@ -47,3 +49,19 @@ def tracegrad(
         z = mlp(quadratic_forms(x, weight, irreps, parameters[0].shape[1]), parameters)
         (g,) = torch.autograd.grad(z.sum(), x, create_graph=recorded)
     return (z, g) if recorded else (z.detach(), g)
+
+
+def tracegrad_update(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    parameters: Sequence[torch.Tensor],
+    irreps: o3.Irreps,
+    residual: float,
+    edge: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x + ρ stopgrad(‖x‖/(‖g‖ + 1e-5)) g, z)."""
+    layout = edge_layout(irreps)
+    z, g = tracegrad(layout.from_row(x) if edge else x, weight, parameters, irreps)
+    g = layout.to_row(g) if edge else g
+    scale = (x.norm(dim=1, keepdim=True) / (g.norm(dim=1, keepdim=True) + 1e-5)).detach()
+    return x + residual * scale * g, z
