@@ -1,0 +1,98 @@
+"""Depthwise tensor product with the harmonics of the edge, then a linear map, both in the edge frame.
+
+In the edge frame (`edge_layout`) a path p = (block of x, l₂, l₃p₃) multiplies components of |m| by a number c_p,|m|
+(`edge_coefficient`). So for each irrep l₃p₃ of the result and each m,
+
+    y_ewm = Σ_(p,u) W_(p,u),w c_p,|m| r_e,(p,u) x_eum,    p over the paths to l₃p₃, u over the channels of p
+
+which is `linear(depthwise_tensor_product(x, Y, r))` with Y the `spherical_harmonics` of the edge up to l_max, all seen
+in the edge frame; the kernel never stores the product. Paths, and with them the order of `radial` and of the product's
+channels, are those of `depthwise_tensor_product` with the irreps of x to keep; the weights are laid out as in `linear`.
+On on-site edges (zero length) only the paths with l₂ = 0 contribute, as there is no other harmonic.
+
+It is linear in x, the radial weights and the linear weights; any derivative with respect to them up to second order
+exists. Source: DESIGN E1; the product is that of `depthwise_tensor_product`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
+from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
+from nextham_kernels.ops.edge_tensor_product import cpu, reference
+from nextham_kernels.registration import define
+
+__all__ = ["edge_tensor_product", "edge_tensor_product_sizes"]
+
+_op = define(
+    "edge_tensor_product",
+    "Tensor x, Tensor radial, Tensor linear_weight, Tensor onsite, str irreps_x, int l_max, str irreps_out",
+    reference.edge_tensor_product,
+    cpu.forward,
+    cpu.backward,
+    lambda x, radial, linear_weight, onsite, irreps_x, l_max, irreps_out: x.new_empty(
+        len(x), irreps_of(irreps_out).dim
+    ),
+)
+
+
+def edge_tensor_product(
+    x: torch.Tensor,
+    radial: torch.Tensor,
+    linear_weight: torch.Tensor,
+    onsite: torch.Tensor,
+    irreps_x: IrrepsLike,
+    l_max: int,
+    irreps_out: IrrepsLike,
+) -> torch.Tensor:
+    """Multiplies rows of the edge frame by the edge's harmonics and maps them; the formula is on the op's page.
+
+    Args:
+        x: rows [e, d] in the edge layout of `irreps_x`, float32 or float64.
+        radial: r [e, p], the weight of each channel of each path, same dtype.
+        linear_weight: W [w], same dtype; p and w from `edge_tensor_product_sizes`.
+        onsite: bool [e], true where the edge has zero length.
+        irreps_x: layout of `x`, and the irreps that the product keeps.
+        l_max: largest degree of the harmonics.
+        irreps_out: layout of the result; blocks of an irrep that the product does not have come out zero.
+
+    Returns:
+        Rows [e, d_out] in the edge layout of `irreps_out`.
+
+    Raises:
+        ValueError: a wrong shape, or a negative l_max.
+        TypeError: a wrong or mixed dtype or device.
+
+    Example:
+        >>> import torch
+        >>> x, radial, onsite = torch.tensor([[3.0, 5.0, 0.0, 0.0]]), torch.ones(2, 4), torch.tensor([False, True])
+        >>> edge_tensor_product(x.expand(2, 4), radial, torch.ones(2), onsite, "1x0e+1x1o", 1, "1x0e")
+        tensor([[8.],
+                [3.]])
+    """
+    irreps_x, irreps_out = irreps_of(irreps_x), irreps_of(irreps_out)
+    check_tensors(x=x, radial=radial, linear_weight=linear_weight)
+    if onsite.dtype != torch.bool or onsite.device != x.device:
+        raise TypeError(f"onsite: expected dtype bool on device {x.device} as x, got {onsite.dtype} on {onsite.device}")
+    check_irreps_dim("x", x, irreps_x, irreps_x.dim)
+    n_radial, n_weights = edge_tensor_product_sizes(irreps_x, l_max, irreps_out)
+    check_shapes(
+        x=(x, "e d"),
+        radial=(radial, f"e {n_radial}"),
+        linear_weight=(linear_weight, str(n_weights)),
+        onsite=(onsite, "e"),
+    )
+    return _op(x, radial, linear_weight, onsite, str(irreps_x), l_max, str(irreps_out))
+
+
+def edge_tensor_product_sizes(irreps_x: IrrepsLike, l_max: int, irreps_out: IrrepsLike) -> tuple[int, int]:
+    """Returns p, the number of radial weights of an edge, and w, the length of the linear weights.
+
+    Raises:
+        ValueError: a negative l_max.
+    """
+    if l_max < 0:
+        raise ValueError(f"l_max: expected 0 or a positive number, got {l_max}")
+    plan = reference.plan(str(irreps_of(irreps_x)), l_max, str(irreps_of(irreps_out)))
+    return len(plan.directed), plan.n_weights
