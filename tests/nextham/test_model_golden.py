@@ -26,7 +26,7 @@ def ensemble(shared):
     spec = importlib.util.spec_from_file_location("reference_weights", shared / "reference" / "weights.py")
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    ensemble = Ensemble().double()
+    ensemble = Ensemble(engine="reference").double()
     with torch.no_grad():
         for number, network in enumerate(ensemble.networks):
             ours = dict(network.named_parameters())

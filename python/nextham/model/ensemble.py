@@ -8,11 +8,19 @@ import torch
 from torch import nn
 
 from nextham.model.config import NextHAMConfig
+from nextham.model.edge_frame import EdgeGeometry, embed_rows, run_network
+from nextham.model.folding import FoldedLayer, fold_layer
 from nextham.model.network import Geometry, Network
 from nextham_kernels.checks import check_shapes, check_tensors
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
 
-__all__ = ["Ensemble", "Prediction", "correction"]
+__all__ = ["ENGINES", "Ensemble", "Prediction", "correction"]
+
+ENGINES = ("edge_frame", "reference")
+"""How an ensemble computes; the results are equal to rounding."""
+
+CHUNK = 512
+"""Edges that the edge frame's engine processes at a time: their features fit the second-level cache of a core."""
 
 
 class Prediction(NamedTuple):
@@ -27,12 +35,29 @@ class Ensemble(nn.Module):
 
     Args:
         config: the configuration; the default is the published one.
+        engine: `edge_frame`, the fast formulation, or `reference`, the plain one. It may be changed at any time.
+
+    Raises:
+        ValueError: another engine.
     """
 
-    def __init__(self, config: NextHAMConfig | None = None) -> None:
+    def __init__(self, config: NextHAMConfig | None = None, engine: str = "edge_frame") -> None:
         super().__init__()
         self.config = NextHAMConfig() if config is None else config
+        self.engine = engine
         self.networks = nn.ModuleList(Network(self.config, span) for span in self.config.ranges)
+        self._folded: tuple[object, list[list[FoldedLayer]]] | None = None
+
+    @property
+    def engine(self) -> str:
+        """How it computes, one of `ENGINES`."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, name: str) -> None:
+        if name not in ENGINES:
+            raise ValueError(f"engine: expected one of {', '.join(ENGINES)}, got {name!r}")
+        self._engine = name
 
     @property
     def dtype(self) -> torch.dtype:
@@ -63,23 +88,29 @@ class Ensemble(nn.Module):
             dst: atom j of each edge [e], int64.
             vector: r = τ_j + R − τ_i of each edge [e, 3], Å, shorter than the cutoff.
             with_trace: compute the trace head, which inference does not read.
-            record: a list that takes one dictionary of intermediates per network (see `Network.forward`).
+            record: a list that takes one dictionary of intermediates per network (see `Network.forward`); only the
+                engine `reference` has them.
 
         Returns:
             The sums over the networks.
 
         Raises:
-            ValueError: a wrong shape, an atom without on-site edge, or an edge beyond the cutoff.
+            ValueError: a wrong shape, an atom without on-site edge, an edge beyond the cutoff, or `record` with one
+                of the engines that have no intermediates.
             TypeError: a wrong dtype or device.
         """
         check_tensors(h0=h0, vector=vector, weights=self.networks[0].embed.weight, integer={"src": src, "dst": dst})
         check_shapes(
             src=(src, "e"), dst=(dst, "e"), vector=(vector, "e 3"), h0=(h0, f"e {self.config.block_irreps.dim}")
         )
-        geometry = Geometry.of(src, dst, vector, self.config)
-        if len(vector) and not float(geometry.distance.max()) < self.config.cutoff:
-            longest = float(geometry.distance.max())
+        longest = float(vector.detach().norm(dim=1).max()) if len(vector) else 0.0
+        if not longest < self.config.cutoff:
             raise ValueError(f"vector: expected edges below the cutoff {self.config.cutoff} Å, got {longest:.4f} Å")
+        if self.engine == "edge_frame":
+            if record is not None:
+                raise ValueError("record: the engine edge_frame has no intermediates, set engine = 'reference'")
+            return self._in_edge_frame(h0, src, dst, vector, with_trace)
+        geometry = Geometry.of(src, dst, vector, self.config)
         irreps, trace = h0.new_zeros(h0.shape), None
         for network in self.networks:
             recorded: dict[str, torch.Tensor] | None = None if record is None else {}
@@ -90,6 +121,31 @@ class Ensemble(nn.Module):
             if record is not None:
                 record.append({**recorded, "output": output})
         return Prediction(irreps, trace)
+
+    def _in_edge_frame(
+        self, h0: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, with_trace: bool
+    ) -> Prediction:
+        geometry = EdgeGeometry.of(src, dst, vector, self.config, CHUNK)
+        sorted_h0 = h0[geometry.order]
+        irreps = h0.new_zeros(h0.shape)
+        trace = h0.new_zeros(len(h0), len(self.config.shells) ** 2) if with_trace else None
+        rows = embed_rows(list(self.networks), sorted_h0, geometry)
+        for network, folded, edge in zip(self.networks, self._fold(), rows, strict=True):
+            inside, output, head = run_network(network, folded, edge, geometry, CHUNK, with_trace)
+            irreps = irreps.index_add(0, geometry.order[inside], output)
+            if with_trace:
+                trace = trace.index_add(0, geometry.order[inside], head)
+        return Prediction(irreps, trace)
+
+    def _fold(self) -> list[list[FoldedLayer]]:
+        """The folded weights: made in every step where gradients are recorded, else once until a parameter changes."""
+        if torch.is_grad_enabled():
+            return [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
+        key = tuple((p.data_ptr(), p.dtype, p._version) for p in self.parameters())
+        if self._folded is None or self._folded[0] != key:
+            folded = [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
+            self._folded = (key, folded)
+        return self._folded[1]
 
     def irreps_of_blocks(self, blocks: torch.Tensor) -> torch.Tensor:
         """Returns the irreps [e, d] of padded blocks: [e, 4, a, b] complex with spin, [e, 1, a, b] real without."""

@@ -1,0 +1,136 @@
+"""The edge-frame engine against the reference engine: the same network, to rounding."""
+
+import dataclasses
+
+import harness
+import independent_network
+import pytest
+import torch
+from test_model_network import config_of, golden_ensemble
+
+from nextham.model import Ensemble
+from nextham.model import ensemble as ensemble_module
+from nextham.model.edge_frame import EdgeGeometry
+
+VARIANTS = {
+    **{case: {} for case in independent_network.CASES},
+    "floor": {"norm": "floor"},
+    "no_residual": {"tracegrad_residual": 0.0},
+    "one_range": {"ranges": ((0.0, 3.0),)},
+    "empty_range": {"ranges": ((0.0, 0.5), (0.5, 0.6), (0.6, 3.2))},
+}
+
+
+def case_of(variant, dtype=torch.float64):
+    """An ensemble of some configuration with random weights and biases, and inputs."""
+    case = variant if variant in independent_network.CASES else "spinor"
+    _, inputs = golden_ensemble(case)
+    ensemble = Ensemble(dataclasses.replace(config_of(case), **VARIANTS[variant]))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in ensemble.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return ensemble.to(dtype), [x.to(dtype) if x.is_floating_point() else x for x in inputs]
+
+
+def both(ensemble, inputs, **options):
+    results = []
+    for engine in ("edge_frame", "reference"):
+        ensemble.engine = engine
+        results.append(ensemble(*inputs, **options))
+    return results
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_equals_the_reference(variant):
+    ensemble, inputs = case_of(variant)
+    with torch.no_grad():
+        ours, reference = both(ensemble, inputs)
+        short, _ = both(ensemble, inputs, with_trace=False)
+    assert float(reference.irreps.abs().max()) > 1e-3
+    harness.assert_close(ours.irreps, reference.irreps, harness.DEEP)
+    harness.assert_close(ours.trace, reference.trace, harness.DEEP)
+    assert short.trace is None
+    harness.assert_close(short.irreps, reference.irreps, harness.DEEP)
+
+
+def test_single_precision_is_as_exact_as_the_reference():
+    ensemble, inputs = case_of("spinor")
+    with torch.no_grad():
+        _, exact = both(ensemble, inputs)
+        ours, plain = both(ensemble.float(), [x.float() if x.is_floating_point() else x for x in inputs])
+    errors = [harness.relative_error(x.irreps.double(), exact.irreps) for x in (ours, plain)]
+    assert errors[0] <= 2 * errors[1] + 8 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("variant", ["spinor", "no_residual", "floor"])
+def test_gradients_equal_the_reference(variant):
+    ensemble, inputs = case_of(variant)
+    grads = []
+    for engine in ("edge_frame", "reference"):
+        ensemble.engine = engine
+        ensemble.zero_grad()
+        prediction = ensemble(*inputs)
+        weights = [harness.random(*x.shape, seed=i) for i, x in enumerate(prediction)]
+        sum((w * x).sum() for w, x in zip(weights, prediction, strict=True)).backward()
+        grads.append({name: p.grad for name, p in ensemble.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, expected in grads[1].items():
+        harness.assert_close(grads[0][name], expected, harness.DEEP, name)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 10_000])
+def test_chunks_change_nothing(chunk, monkeypatch):
+    ensemble, inputs = case_of("spinor")
+    with torch.no_grad():
+        expected = ensemble(*inputs)
+        monkeypatch.setattr(ensemble_module, "CHUNK", chunk)
+        found = ensemble(*inputs)
+    harness.assert_close(found.irreps, expected.irreps, harness.DEEP)
+    harness.assert_close(found.trace, expected.trace, harness.DEEP)
+
+
+def test_chunks_are_whole_atoms():
+    ensemble, (_, src, dst, vector) = case_of("spinor")
+    geometry = EdgeGeometry.of(src, dst, vector, ensemble.config, 30)
+    assert geometry.chunks[0][0] == geometry.chunks[0][2] == 0
+    assert geometry.chunks[-1][1] == len(src)
+    for a, b, first, last in geometry.chunks:
+        assert (geometry.dst[a:b].unique() == torch.arange(first, last)).all()
+        assert b - a <= 30 or last - first == 1
+
+
+def test_order_of_edges_changes_nothing():
+    ensemble, (h0, src, dst, vector) = case_of("spinor")
+    order = torch.randperm(len(src), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, found = ensemble(h0, src, dst, vector), ensemble(h0[order], src[order], dst[order], vector[order])
+    harness.assert_close(found.irreps, expected.irreps[order], harness.DEEP)
+
+
+def test_changed_weights_are_seen():
+    """The folded weights are kept between calls, but not beyond a change of any parameter."""
+    ensemble, inputs = case_of("spinor")
+    with torch.no_grad():
+        before = ensemble(*inputs).irreps
+        kept = ensemble._folded
+        assert torch.equal(ensemble(*inputs).irreps, before)
+        assert ensemble._folded is kept
+        ensemble.networks[1].layers[0].attention.heads.weight.mul_(1.5)
+        after = ensemble(*inputs).irreps
+        ensemble.engine = "reference"
+        expected = ensemble(*inputs).irreps
+    assert harness.relative_error(after, before) > 1e-3
+    harness.assert_close(after, expected, harness.DEEP)
+
+
+def test_contract():
+    ensemble, (h0, src, dst, vector) = case_of("spinor")
+    with harness.raises(ValueError, "engine: expected one of edge_frame, reference, got 'fast'"):
+        ensemble.engine = "fast"
+    with harness.raises(ValueError, "record: the engine edge_frame has no intermediates"):
+        ensemble(h0, src, dst, vector, record=[])
+    onsite = int(torch.nonzero((src == dst) & (vector.norm(dim=1) == 0))[0])
+    kept = [i for i in range(len(src)) if i != onsite]
+    with harness.raises(ValueError, "expected one on-site edge (r = 0) of node"):
+        ensemble(h0[kept], src[kept], dst[kept], vector[kept])
