@@ -73,7 +73,7 @@ def test_edge_wigner_forward(l_max, dtype):
 
 
 def test_edge_wigner_gradient():
-    harness.gradcheck(lambda v: edge_wigner(v, 3), vectors()[[0, 1, 9]])
+    harness.gradcheck(lambda v: edge_wigner(v, 2), vectors()[[0, 9]])
     v = harness.leaf(vectors())
     (gradient,) = torch.autograd.grad((edge_wigner(v, 4) * harness.random(len(v), 165)).sum(), v)
     assert torch.isfinite(gradient).all()
