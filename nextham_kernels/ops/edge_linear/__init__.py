@@ -40,6 +40,12 @@ def edge_linear(x: torch.Tensor, matrices: Matrices, irreps_in: IrrepsLike, irre
     Raises:
         ValueError: a wrong shape or number of matrices.
         TypeError: a wrong or mixed dtype or device.
+
+    Example:
+        >>> import torch
+        >>> double, triple = torch.tensor([[2.0]]), torch.tensor([[3.0]])
+        >>> edge_linear(torch.tensor([[1.0, 10.0, 20.0]]), [double, triple], "1x1o", "1x1o")
+        tensor([[ 2., 30., 60.]])
     """
     _check(x, matrices, irreps_in, irreps_out, "")
     irreps_in, irreps_out = str(irreps_in), str(irreps_out)
@@ -66,6 +72,12 @@ def head_linear(
     Raises:
         ValueError: a wrong shape or number of matrices.
         TypeError: a wrong or mixed dtype or device.
+
+    Example:
+        >>> import torch
+        >>> x, heads = torch.tensor([[1.0]]), torch.tensor([[2.0, 5.0]])
+        >>> head_linear(x, heads, [torch.tensor([[[1.0]], [[10.0]]])], "1x0e", "1x0e")
+        tensor([[52.]])
     """
     check_shapes(heads=(heads, f"{len(x)} h"))
     check_tensors(x=x, heads=heads)
