@@ -148,6 +148,11 @@ def ours(problem: Problem, engine: str) -> Runs:
     return {"forward": forward, "train": train}
 
 
+def edge_frame(problem: Problem) -> Runs:
+    """The network in the frame of each edge."""
+    return ours(problem, "edge_frame")
+
+
 def reference(problem: Problem) -> Runs:
     """The plain form of the network."""
     return ours(problem, "reference")
@@ -183,6 +188,7 @@ def _objective(irreps: torch.Tensor, trace: torch.Tensor) -> torch.Tensor:
 
 
 IMPLEMENTATIONS = {
+    "edge_frame": edge_frame,
     "reference": reference,
     "published": published,
     "published_torchscript": published_torchscript,
