@@ -9,7 +9,7 @@ from nextham_kernels.clebsch_gordan import irreps_of, wigner_d
 from nextham_kernels.edge_layout import edge_layout, edge_rotation
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps, depthwise_tensor_product
 from nextham_kernels.ops.edge_linear import edge_linear, head_linear, reference
-from nextham_kernels.ops.edge_linear.folding import compose, linear_matrices, product_matrices, through_heads
+from nextham_kernels.ops.edge_linear.folding import linear_matrices, product_matrices, through_heads
 from nextham_kernels.ops.linear import linear, linear_sizes
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
 
@@ -126,17 +126,6 @@ def test_gradcheck():
     tensors, fast, _, _ = heads_case("missing", n_heads=2)
     leaves = [harness.leaf(t[:2] if t.ndim == 2 else t) for t in tensors.values()]
     torch.autograd.gradcheck(fast, leaves)
-
-
-def test_compose_is_one_map_after_the_other():
-    irreps = CASES["plain"][0]
-    first = linear_matrices(harness.random(linear_sizes(irreps, irreps)[0], seed=1), irreps, irreps)
-    second = linear_matrices(harness.random(linear_sizes(irreps, irreps)[0], seed=2), irreps, irreps)
-    x = harness.random(harness.EDGES, irreps_of(irreps).dim)
-    twice = edge_linear(edge_linear(x, first, irreps, irreps), second, irreps, irreps)
-    harness.assert_close(edge_linear(x, compose(first, second), irreps, irreps), twice)
-    with harness.raises(ValueError, "second: expected 4 matrices, got 1"):
-        compose(first, second[:1])
 
 
 def test_contract():

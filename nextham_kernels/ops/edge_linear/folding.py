@@ -18,7 +18,7 @@ from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps
 from nextham_kernels.ops.depthwise_tensor_product.reference import output_order, paths
 from nextham_kernels.ops.linear.reference import plan
 
-__all__ = ["compose", "linear_matrices", "product_matrices", "through_heads"]
+__all__ = ["linear_matrices", "product_matrices", "through_heads"]
 
 Matrices = list[torch.Tensor | None]
 
@@ -138,17 +138,6 @@ def _product_terms(irreps_x: str, l_max: int, irreps_out: str, onsite: bool) -> 
                     _Term(number, torch.cat(rows), columns, torch.cat(path_index), index, torch.cat(coefficients))
                 )
     return terms
-
-
-def compose(first: Matrices, second: Matrices) -> Matrices:
-    """Returns the matrices of one map after the other; the blocks of the first result are the blocks of the second's.
-
-    Raises:
-        ValueError: lists of different length (the first map must keep all blocks).
-    """
-    if len(first) != len(second):
-        raise ValueError(f"second: expected {len(first)} matrices, got {len(second)}")
-    return [None if a is None or b is None else a @ b for a, b in zip(first, second, strict=True)]
 
 
 def through_heads(values: Matrices, projection: Matrices, head_irreps: str, n_heads: int) -> Matrices:

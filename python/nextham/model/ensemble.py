@@ -19,8 +19,8 @@ __all__ = ["ENGINES", "Ensemble", "Prediction", "correction"]
 ENGINES = ("edge_frame", "reference")
 """How an ensemble computes; the results are equal to rounding."""
 
-CHUNK = 512
-"""Edges that the edge frame's engine processes at a time: their features fit the second-level cache of a core."""
+CHUNK = 2048
+"""Edges that the edge frame's engine processes at a time, some 50 MB; 512 are slower by a tenth, 128 by half."""
 
 
 class Prediction(NamedTuple):

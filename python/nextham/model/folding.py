@@ -11,11 +11,11 @@ import torch
 from nextham.model.attention import head_irreps
 from nextham.model.config import NextHAMConfig
 from nextham.model.layers import Linear
-from nextham.model.network import Network, last_edge_irreps
+from nextham.model.network import Network
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps
-from nextham_kernels.ops.edge_linear.folding import compose, linear_matrices, product_matrices, through_heads
+from nextham_kernels.ops.edge_linear.folding import linear_matrices, product_matrices, through_heads
 from nextham_kernels.ops.gate import gate_input_irreps
 from nextham_kernels.ops.linear.reference import Part, plan
 from nextham_kernels.ops.tracegrad import FoldedTraceGrad, fold_tracegrad
@@ -88,18 +88,6 @@ def irrep_parts(irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> dict[o3.Irrep, P
     return dict(zip(common, plan(irreps_in, irreps_out), strict=True))
 
 
-@functools.cache
-def _readout_index(config: NextHAMConfig) -> torch.Tensor:
-    """Which weights of the readout make the linear map to `output_irreps`, in that map's own order."""
-    edge = last_edge_irreps(config)
-    parts, used, index = irrep_parts(edge, config.block_irreps), Counter(), []
-    for mul, ir in edge:
-        if ir in config.hidden_irreps and ir in parts:
-            index.append(parts[ir].weight[used[ir] : used[ir] + mul].flatten())
-            used[ir] += mul
-    return torch.cat(index)
-
-
 def fold_layer(network: Network, k: int) -> FoldedLayer:
     """Returns the folded weights of layer k; differentiable, so that training folds in every step."""
     config, layer = network.config, network.layers[k]
@@ -116,25 +104,16 @@ def fold_layer(network: Network, k: int) -> FoldedLayer:
     weights = (attention.path_weight, attention.heads.weight)
     values = [product_matrices(*weights, str(hidden), config.l_max, heads, onsite=onsite) for onsite in (False, True)]
 
-    def maps(weight: torch.Tensor, bias: torch.Tensor, irreps: str, then: Matrices | None = None) -> HeadMaps:
+    def maps(weight: torch.Tensor, bias: torch.Tensor, irreps: str) -> HeadMaps:
         projection = linear_matrices(weight, heads, irreps)
-        scalar = _scalar_matrix(projection, heads, irreps)  # [(h, u), v]
-        if then is not None:
-            last = output_irreps(config)
-            after = _scalar_matrix(then, irreps, last)
-            projection, scalar, bias = _through(projection, then, heads, irreps), scalar @ after, bias @ after
-            irreps = last
         matrices, onsite = (through_heads(v, projection, heads, config.n_heads) for v in values)
-        head_bias = attention.heads.bias.view(config.n_heads, -1)
-        head_bias = torch.einsum("hu,huv->hv", head_bias, scalar.unflatten(0, (config.n_heads, -1)))
+        scalar = _scalar_matrix(projection, heads, irreps).unflatten(0, (config.n_heads, -1))  # [h, u, v]
+        head_bias = torch.einsum("hu,huv->hv", attention.heads.bias.view(config.n_heads, -1), scalar)
         return HeadMaps(irreps, matrices, onsite, head_bias, bias)
 
     to_node = to_scalars = None
     if layer.last:
-        edge = last_edge_irreps(config)
-        readout = linear_matrices(network.readout.weight[_readout_index(config)], str(edge), output_irreps(config))
-        to_edge = maps(attention.to_edge.weight, attention.to_edge.bias, str(edge), readout)
-        to_edge = to_edge._replace(bias=to_edge.bias + network.readout.bias)
+        to_edge = maps(*_through_readout(network, attention.to_edge), output_irreps(config))
         weight, bias = _first_scalars(config, attention.to_edge)
         to_scalars = maps(weight, bias, f"{config.n_scalars}x0e")
     else:
@@ -145,18 +124,23 @@ def fold_layer(network: Network, k: int) -> FoldedLayer:
     return FoldedLayer(merge, attention.radial_offset, combined, scalar_bias, to_edge, to_node, to_scalars, tracegrad)
 
 
+def _through_readout(network: Network, to_edge: Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights and bias of the last projection and the readout in one, from the heads to `output_irreps`."""
+    config, readout = network.config, network.readout
+    first = irrep_parts(to_edge.irreps_in, to_edge.irreps_out)
+    second = irrep_parts(readout.irreps_in, readout.irreps_out)
+    both = [(ir, first[ir], second[ir]) for _, ir in to_edge.irreps_in if ir in first and ir in second]
+    weight = [to_edge.weight[a.weight] @ readout.weight[b.weight] for _, a, b in both]
+    scalar = next(readout.weight[b.weight] for ir, _, b in both if ir.is_scalar())
+    return torch.cat([w.flatten() for w in weight]), to_edge.bias @ scalar + readout.bias
+
+
 def _first_scalars(config: NextHAMConfig, to_edge: Linear) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and bias of the hidden scalars alone, the first irreps of the last edge features."""
     n = config.n_scalars
     parts = irrep_parts(to_edge.irreps_in, to_edge.irreps_out)
     scalar = next(part for ir, part in parts.items() if ir.is_scalar())
     return to_edge.weight[scalar.weight[:, :n]].flatten(), to_edge.bias[:n]
-
-
-def _through(first: Matrices, second: Matrices, before: str, between: str) -> Matrices:
-    """One map after another, whose blocks may be more than those of the first."""
-    place = {(block.m, block.sigma): number for number, block in enumerate(edge_layout(irreps_of(between)).blocks)}
-    return compose(first, [second[place[b.m, b.sigma]] for b in edge_layout(irreps_of(before)).blocks])
 
 
 def _scalar_columns(irreps: str) -> torch.Tensor:
