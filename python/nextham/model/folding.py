@@ -126,7 +126,7 @@ def fold_layer(network: Network, k: int) -> FoldedLayer:
 
 def _through_readout(network: Network, to_edge: Linear) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights and bias of the last projection and the readout in one, from the heads to `output_irreps`."""
-    config, readout = network.config, network.readout
+    readout = network.readout
     first = irrep_parts(to_edge.irreps_in, to_edge.irreps_out)
     second = irrep_parts(readout.irreps_in, readout.irreps_out)
     both = [(ir, first[ir], second[ir]) for _, ir in to_edge.irreps_in if ir in first and ir in second]
