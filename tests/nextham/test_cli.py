@@ -12,10 +12,11 @@ import scipy.linalg
 import torch
 
 from nextham.bands import BandStructure
+from nextham.blocks import Blocks
 from nextham.cli import COMMANDS, main
 from nextham.cli.sources import open_source
 from nextham.data import sample
-from nextham.io.csr import read_csr
+from nextham.io.csr import read_csr, write_blocks
 from nextham.model import Ensemble, NextHAMConfig, save
 
 SI = sample("Si-1")
@@ -132,6 +133,42 @@ def test_convert_there_and_back(tmp_path, monkeypatch, capsys):
     assert "give --to h5|pth" in capsys.readouterr().err
 
 
+def test_overlap_in_a_file_that_does_not_say_what_it_is(tmp_path, capsys):
+    """Binary files have no letter: one given as --overlap is S, without Rydberg."""
+    h, s, where = f"{SI}/hrs1_nao.csr.xz", str(tmp_path / "s.dat"), ["--fermi", "6.93", "--points", "8"]
+    assert main(["convert", f"{SI}:S", s, "--to", "binary"]) == 0
+    assert main(["bands", str(SI), "-o", str(tmp_path / "a"), *where]) == 0
+    structure = ["--structure", f"{SI}/STRU"]
+    assert main(["bands", h, "--overlap", s, *structure, "-o", str(tmp_path / "b"), *where]) == 0
+    expected, found = (BandStructure.from_csv(tmp_path / f"{name}.csv") for name in "ab")
+    np.testing.assert_allclose(found.eigenvalues, expected.eigenvalues, rtol=0, atol=1e-8)
+    assert main(["bands", str(SI), "--overlap", f"{SI}/hrs0_nao.csr.xz", "-o", str(tmp_path / "c"), *where]) == 1
+    assert "holds H0, but the overlap S is expected here" in capsys.readouterr().err
+
+
+def test_collinear_spin_through_the_commands(tmp_path, monkeypatch, capsys):
+    """hrs1 and hrs2 beside each other are one matrix, whichever way it comes in and goes out."""
+    monkeypatch.chdir(tmp_path)
+    source = open_source(SI)
+    H = source.read("H")
+    H = Blocks.collinear(*(Blocks(H.graph, H.basis, H.channel(s).data.real.copy(), 1) for s in (0, 3)))
+    write_blocks(["hrs1_nao.csr", "hrs2_nao.csr"], H, digits=16, threshold=0.0)
+    write_blocks("srs1_nao.csr", source.read("S"), letter="S", digits=16)
+    shutil.copy(SI / "STRU", "STRU")
+    assert main(["convert", ".", "run", "--to", "run", "--digits", "16"]) == 0
+    assert main(["convert", "run", "h.csr"]) == 0
+    assert "run → 1-h.csr and 2-h.csr (text, 1." in capsys.readouterr().out
+    for path in (".", "run", "hrs1_nao.csr", "run/hrs2_nao.csr"):
+        again = open_source(path).read("H")
+        assert again.n_spin == 2
+        np.testing.assert_allclose(again.data, H.on(again.graph).data, rtol=1e-14, atol=2e-9)  # ABACUS's threshold
+    spin = ["--fermi", "6.93", "--mesh", "2", "2", "2"]
+    assert main(["compare", "run", ".", *spin]) == 0
+    assert "down real" in capsys.readouterr().out
+    assert main(["bands", "run", "--points", "8", "--fermi", "6.93"]) == 0
+    assert BandStructure.from_csv("bands.csv").eigenvalues.shape[0] == 2
+
+
 def test_info_says_what_a_file_is(model, capsys):
     assert main(["info", str(SI), f"{SI}/hrs1_nao.csr.xz", f"{SI}/STRU", str(model)]) == 0
     out = capsys.readouterr().out
@@ -146,6 +183,11 @@ def test_info_says_what_a_file_is(model, capsys):
         (["bands", "nowhere"], "nowhere: cannot be read"),
         (["bands", str(SI), "--kpath", "G"], "spec: expected auto"),
         (["bands", f"{SI}:H7"], "there is no matrix H7, only H0, H, S"),
+        (
+            ["bands", str(SI), "--label", "a", "--label", "b"],
+            "label: expected at most one for each of 1 matrices, got 2",
+        ),
+        (["bands", str(SI), "--window", "5", "-5"], "window: expected two ascending energies, got 5 and -5"),
         (["compare", str(SI), str(SI), "--mesh", "2", "0", "2"], "size: expected"),
         (["predict", f"{SI}/STRU", "--h0", "none", "--overlap", "none", "--model", "none", "-o", "x"], "none: "),
     ],
@@ -156,6 +198,14 @@ def test_errors_are_sentences(arguments, sentence, tmp_path, monkeypatch, capsys
     error = capsys.readouterr().err
     assert sentence in error
     assert "Traceback" not in error
+
+
+def test_fermi_level_that_is_no_number(tmp_path, capsys):
+    for name in ("STRU", "srs1_nao.csr.xz"):
+        shutil.copy(SI / name, tmp_path / name)
+    (tmp_path / "info.json").write_text('{"efermi_eV": "6.9"}')
+    assert main(["convert", f"{tmp_path}:S", str(tmp_path / "s.npz")]) == 1
+    assert "info.json: expected a number for efermi_eV, got '6.9'" in capsys.readouterr().err
 
 
 def test_wrong_usage_is_exit_code_2(capsys):

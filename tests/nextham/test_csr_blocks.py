@@ -136,7 +136,7 @@ def test_the_predicted_file_has_the_lattice_vectors_of_the_overlap(tmp_path, sil
 
 def test_elements_below_the_threshold_are_left_out(tmp_path):
     blocks = random_blocks(1)
-    write_blocks(tmp_path / "a", blocks, unit="1", threshold=0.5, digits=16)
+    write_blocks(tmp_path / "a", blocks, letter="S", threshold=0.5, digits=16)
     found = read_blocks(tmp_path / "a", cases.CRYSTAL, BASIS, unit="1").on(blocks.graph).data
     assert np.array_equal(found, np.where(np.abs(blocks.data) > 0.5, blocks.data, 0))
 
@@ -168,7 +168,11 @@ def test_units(tmp_path):
     with pytest.raises(ValueError, match="unit: expected one of Ry, eV, 1, got 'Hartree'"):
         read_blocks(tmp_path / "H", cases.CRYSTAL, BASIS, unit="Hartree")
     with pytest.raises(ValueError, match="unit: S has none, expected '1', got 'Ry'"):
+        write_blocks(tmp_path / "S", blocks, letter="S", unit="Ry")
+    with pytest.raises(FileError, match=r"S: holds S\(R\), but a Hamiltonian is expected"):
         read_blocks(tmp_path / "S", cases.CRYSTAL, BASIS, unit="Ry")
+    with pytest.raises(FileError, match=r"H: holds H\(R\), but an overlap S is expected"):
+        read_blocks(tmp_path / "H", cases.CRYSTAL, BASIS, unit="1")
 
 
 def test_the_matrix_of_another_crystal_is_refused(tmp_path):

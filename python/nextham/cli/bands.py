@@ -51,19 +51,20 @@ def run(args: argparse.Namespace) -> int:
     from nextham.bands import band_structure
     from nextham.bands_plot import plot_bands
     from nextham.cli.progress import bar
-    from nextham.cli.sources import open_matrix
+    from nextham.cli.sources import open_matrix, open_overlap
     from nextham.fermi import fermi_level_of
     from nextham.kpath import band_path
 
     specs = [args.matrix, *args.compare]
+    if len(args.label) > len(specs):
+        raise ValueError(f"label: expected at most one for each of {len(specs)} matrices, got {len(args.label)}")
+    if not args.window[0] < args.window[1]:
+        raise ValueError(f"window: expected two ascending energies, got {args.window[0]:g} and {args.window[1]:g}")
     opened = [open_matrix(spec, args) for spec in specs]
     first = opened[0][0]
     path = band_path(first.structure, args.kpath, args.points)
     labels = [*args.label, *(_label(source, name) for source, name in opened[len(args.label) :])]
-    shared_overlap = None
-    if args.overlap:
-        source, name = open_matrix(args.overlap, args, default="S")
-        shared_overlap = source.read(name)
+    shared_overlap = open_overlap(args.overlap, args) if args.overlap else None
     electrons = None if args.fermi is not None else count_electrons(first, args.electrons, args.pseudo)
     results, overlap = [], shared_overlap
     for (source, name), label in zip(opened, labels, strict=True):

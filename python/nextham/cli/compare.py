@@ -44,14 +44,13 @@ def run(args: argparse.Namespace) -> int:
     """Runs `nextham compare`."""
     from nextham.cli.bands import count_electrons
     from nextham.cli.progress import bar
-    from nextham.cli.sources import open_matrix
+    from nextham.cli.sources import open_matrix, open_overlap
     from nextham.fermi import fermi_level_of, monkhorst_pack
     from nextham.metrics import band_error, gauge_mae, overlap_condition
 
     (source_a, name_a), (source_b, name_b) = (open_matrix(spec, args) for spec in (args.a, args.b))
     if args.overlap:
-        source, name = open_matrix(args.overlap, args, default="S")
-        overlap = source.read(name)
+        overlap = open_overlap(args.overlap, args)
     else:
         overlap = (source_b if "S" in source_b.names() else source_a).read("S")
     a, b = source_a.read(name_a), source_b.read(name_b)
@@ -98,5 +97,6 @@ def print_report(report: GaugeReport, condition: OverlapCondition, bands: BandEr
     console.print(
         f"bands from {low:g} to {high:g} eV around E_F: mean error {bands.mean_meV:.2f} meV, largest "
         f"{bands.max_meV:.2f} meV ({bands.n_levels} levels)\nS(k): smallest eigenvalue {condition.smallest:.3e}, "
-        f"condition number {condition.condition:.3e}"
+        f"condition number {condition.condition:.3e}",
+        soft_wrap=True,
     )

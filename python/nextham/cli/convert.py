@@ -1,7 +1,8 @@
 """Converts matrices between ABACUS's files, our .h5, published .pth samples and DeepH folders.
 
 The kind of the output follows from its name: .h5, .pth, .csr (also .csr.gz, .csr.xz), .npz; anything else needs --to.
-.h5, .pth, run and deeph take all matrices of the input, the others take one.
+.h5, .pth, run and deeph take all matrices of the input, the others take one. ABACUS's files of collinear spin are two:
+hrs1… and hrs2… where OUTPUT is called hrs1…, else 1-OUTPUT and 2-OUTPUT.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham convert`."""
-    from nextham.cli.sources import open_matrix
+    from nextham.cli.sources import open_matrix, open_overlap, spin_files
 
     source, name = open_matrix(args.input, args)
     kind = args.to or next((k for end, k in _BY_ENDING.items() if args.output.lower().endswith(end)), None)
@@ -50,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"output: the name {args.output!r} does not say what to write: give --to {'|'.join(KINDS)}")
     output, efermi = Path(args.output), args.fermi if args.fermi is not None else source.efermi
     if args.overlap:
-        other, other_name = open_matrix(args.overlap, args, default="S")
-        source.matrices["S"] = lambda: other.read(other_name)
+        source.matrices["S"] = lambda: open_overlap(args.overlap, args)
     output.parent.mkdir(parents=True, exist_ok=True)
+    written = [output]
     if kind == "h5":
         _write_h5(output, source, efermi, args.precision)
     elif kind == "pth":
@@ -64,14 +65,15 @@ def run(args: argparse.Namespace) -> int:
     elif kind == "run":
         from nextham.cli.predict import write_run
 
-        write_run(output, source.structure, source.read("H"), source.read("H0"), source.read("S"), source.stru)
+        h0 = source.read("H0") if "H0" in source.names() else None
+        write_run(output, source.structure, source.read("H"), h0, source.read("S"), source.stru, digits=args.digits)
     else:
         from nextham.io.csr import write_blocks
 
         matrix = source.read(name)
-        paths = [output.with_name(f"{i}-{output.name}") for i in (1, 2)] if matrix.n_spin == 2 else output
-        write_blocks(paths, matrix, letter="S" if name == "S" else "H", format=kind, digits=args.digits)
-    print(f"{args.input} → {args.output} ({kind}, {_size(output)})")
+        written = spin_files(output) if matrix.n_spin == 2 else [output]
+        write_blocks(written, matrix, letter="S" if name == "S" else "H", format=kind, digits=args.digits)
+    print(f"{args.input} → {' and '.join(map(str, written))} ({kind}, {_size(written)})")
     return 0
 
 
@@ -92,7 +94,7 @@ def _write_pth(output: Path, source: Source, efermi: float | None) -> None:
     write_published(output, sample)
 
 
-def _size(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
-    size = sum(file.stat().st_size for file in files if file.is_file())
+def _size(paths: list[Path]) -> str:
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
     return f"{size / 1e6:.2f} MB"

@@ -85,7 +85,7 @@ def write_run(
     folder: Path,
     structure: Structure,
     hamiltonian: Blocks,
-    h0: Blocks,
+    h0: Blocks | None,
     overlap: Blocks,
     stru: Path | None,
     format: str = "text",
@@ -94,7 +94,7 @@ def write_run(
     """Writes a run folder that ABACUS's users, PyATB and the other commands can read."""
     import numpy as np
 
-    from nextham.cli.sources import H5_NAME
+    from nextham.cli.sources import H5_NAME, spin_files
     from nextham.io.csr import write_blocks
     from nextham.io.hdf5 import write_blocks_h5
     from nextham.io.stru import StruFile, write_stru
@@ -104,13 +104,16 @@ def write_run(
     # PyATB reads H and S side by side and takes it that their lattice vectors are the same list.
     vectors = np.unique(np.concatenate([hamiltonian.graph.R, overlap.graph.R]), axis=0)
     spin_overlap = overlap.with_spin(4) if hamiltonian.n_spin == 4 else overlap
-    write_blocks(folder / f"hrs1_nao.{ending}", hamiltonian, letter="H", R=vectors, format=format, digits=digits)
+    h_file = folder / f"hrs1_nao.{ending}"
+    h_files = spin_files(h_file) if hamiltonian.n_spin == 2 else [h_file]
+    write_blocks(h_files, hamiltonian, letter="H", R=vectors, format=format, digits=digits)
     write_blocks(folder / f"srs1_nao.{ending}", spin_overlap, letter="S", R=vectors, format=format, digits=digits)
     if stru is None:
         write_stru(folder / "STRU", StruFile.from_structure(structure))
     elif stru.resolve() != (folder / "STRU").resolve():
         shutil.copyfile(stru, folder / "STRU")
-    write_blocks_h5(folder / H5_NAME, {"H": hamiltonian, "H0": h0, "S": overlap})
+    matrices = {"H": hamiltonian, "H0": h0, "S": overlap}
+    write_blocks_h5(folder / H5_NAME, {name: matrix for name, matrix in matrices.items() if matrix is not None})
 
 
 def print_summary(summary: dict[str, object]) -> None:

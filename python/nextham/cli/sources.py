@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.structure import Structure
 
-__all__ = ["MATRIX_HELP", "Source", "add_source_arguments", "open_matrix", "open_source"]
+__all__ = ["MATRIX_HELP", "Source", "add_source_arguments", "open_matrix", "open_overlap", "open_source", "spin_files"]
 
 MATRIX_HELP = (
     "a run folder (STRU beside hrs1_nao.csr and srs1_nao.csr), the output folder of `nextham predict`, an .h5 file, a "
@@ -85,13 +85,16 @@ class Source:
         return self.matrices[name]()
 
 
-def open_source(path: str | Path, structure: str | None = None, orbitals: str | None = None) -> Source:
+def open_source(
+    path: str | Path, structure: str | None = None, orbitals: str | None = None, default: str = "H"
+) -> Source:
     """Finds out what a folder or file offers; matrices are read when they are asked for.
 
     Args:
         path: folder or file (see `MATRIX_HELP`).
         structure: structure file, for matrices without a STRU beside or above them.
         orbitals: folder of `.orb` files.
+        default: what a single matrix is, where neither its name nor its content says so.
 
     Raises:
         FileError: nothing there, no structure, or a file that cannot be used.
@@ -107,7 +110,7 @@ def open_source(path: str | Path, structure: str | None = None, orbitals: str | 
     if path.suffix == ".pth":
         return _open_published_sample(path)
     folder = path if path.is_dir() else path.parent
-    files = _matrix_files(folder) if path.is_dir() else {_name_of_file(path): (path,)}
+    files = _matrix_files(folder) if path.is_dir() else _matrix_of_file(path, default)
     if not files:
         raise FileError(path, "holds no matrix: expected hrs1_nao.csr, srs1_nao.csr, … or hamiltonian.h5")
     # ABACUS writes into OUT.suffix/ below the folder of its STRU.
@@ -124,11 +127,30 @@ def open_matrix(spec: str, args: argparse.Namespace, default: str = "H") -> tupl
     path, colon, name = spec.rpartition(":")
     if not colon or Path(spec).exists():
         path, name = spec, ""
-    source = open_source(path, args.structure, args.orbitals)
+    source = open_source(path, args.structure, args.orbitals, default)
     if not name:
         names = source.names()
         name = names[0] if len(names) == 1 else default
     return source, name
+
+
+def open_overlap(spec: str, args: argparse.Namespace) -> Blocks:
+    """Opens and reads what --overlap names.
+
+    Raises:
+        FileError: it is a Hamiltonian; and as `open_source` and `Source.read`.
+    """
+    source, name = open_matrix(spec, args, default="S")
+    if name != "S":
+        raise FileError(source.path, f"holds {name}, but the overlap S is expected here")
+    return source.read(name)
+
+
+def spin_files(path: Path) -> list[Path]:
+    """The two files of collinear spin: ABACUS's names where the first is called like ABACUS's, else 1-… and 2-…."""
+    if path.name.startswith("hrs1"):
+        return [path, path.with_name("hrs2" + path.name[4:])]
+    return [path.with_name(f"{i}-{path.name}") for i in (1, 2)]
 
 
 def read_atoms(path: str | Path, orbitals: str | None = None) -> tuple[Structure, Basis, Path | None]:
@@ -195,13 +217,17 @@ def _matrix_files(folder: Path) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def _name_of_file(path: Path) -> str:
+def _matrix_of_file(path: Path, default: str) -> dict[str, tuple[Path, ...]]:
+    """The matrix that a file holds; spin up with spin down beside it, or the reverse, is both."""
     for name, candidates in _FILES.items():
-        if any(path.name.startswith(stem) for stems in candidates for stem in stems):
-            return name
-    from nextham.io.csr import read_csr
+        for stems in candidates:
+            stem = next((stem for stem in stems if path.name.startswith(stem)), None)
+            files = tuple(path.with_name(path.name.replace(stem, s, 1)) for s in stems) if stem else ()
+            if files and all(file.is_file() for file in files):
+                return {name: files}
+    from nextham.io.csr import open_csr
 
-    return read_csr(path).letter or "H"
+    return {open_csr(path)[0].letter or default: (path,)}
 
 
 def _efermi(folder: Path) -> float | None:
@@ -212,4 +238,6 @@ def _efermi(folder: Path) -> float | None:
         value = json.loads(info.read_text(encoding="utf-8")).get("efermi_eV")
     except (ValueError, AttributeError):
         raise FileError(info, "is no JSON object") from None
+    if not isinstance(value, int | float | None):
+        raise FileError(info, f"expected a number for efermi_eV, got {value!r}")
     return None if value is None else float(value)

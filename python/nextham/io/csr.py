@@ -190,7 +190,8 @@ def read_blocks(
         step: ionic step, where the file has several.
 
     Raises:
-        FileError: as `read_csr`; a dimension or structure other than the given one; a gamma-only folded matrix.
+        FileError: as `read_csr`; S where the unit is one of H, or H where it is `1`; a dimension or structure other
+            than the given one; a gamma-only folded matrix.
         ValueError: an unknown unit, or none given for a file that does not say what it is.
     """
     if not isinstance(path, str | os.PathLike):
@@ -200,6 +201,10 @@ def read_blocks(
         graph = Graph(up.graph.structure, *(np.concatenate(part) for part in parts))
         return Blocks.collinear(up.on(graph), down.on(graph))
     found = read_csr(path, step=step)
+    if unit in _UNITS and found.letter in _UNIT_OF and (unit == "1") != (found.letter == "S"):
+        raise FileError(
+            path, f"holds {found.letter}(R), but {'an overlap S' if unit == '1' else 'a Hamiltonian'} is expected"
+        )
     factor = _UNITS[_unit(unit, found.letter)]
     n_orbitals = int(basis.n_orbitals_of(structure.numbers).sum())
     if found.dimension not in (n_orbitals, 2 * n_orbitals):
