@@ -31,6 +31,9 @@ __all__ = [
 DISTANCE_EDGES = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0)
 """Borders of the distance ranges, Å; up to 6 Å those of the published networks."""
 
+_SAME = 0.01
+"""What files of one structure may differ by in rounding and in the length of a Bohr, Å."""
+
 _SPINS = {1: ("",), 2: ("up ", "down "), 4: ("uu ", "ud ", "du ", "dd ")}
 
 
@@ -171,9 +174,13 @@ def gauge_mae(
 
 def _gauge_error(hamiltonian: Blocks, reference: Blocks, overlap: Blocks, cutoff: float | None) -> tuple[Blocks, float]:
     """E − μS on the edges of both, and μ."""
-    numbers = hamiltonian.graph.structure.numbers
-    if not np.array_equal(numbers, reference.graph.structure.numbers) or hamiltonian.basis != reference.basis:
+    ours, theirs = hamiltonian.graph.structure, reference.graph.structure
+    if not np.array_equal(ours.numbers, theirs.numbers) or hamiltonian.basis != reference.basis:
         raise ValueError("reference: expected the atoms and the basis of the Hamiltonian")
+    for name in ("cell", "positions"):
+        largest = np.abs(getattr(ours, name) - getattr(theirs, name)).max(initial=0.0)
+        if largest > _SAME:
+            raise ValueError(f"reference: expected the {name} of the Hamiltonian, got others, by up to {largest:.3g} Å")
     graph = _union(hamiltonian.graph, reference.graph)
     if cutoff is not None:
         graph = graph.select(graph.distance() < cutoff)

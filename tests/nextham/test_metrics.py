@@ -10,7 +10,7 @@ from nextham.bands_plot import plot_error_against_distance
 from nextham.basis import Basis
 from nextham.blocks import Blocks
 from nextham.fermi import monkhorst_pack
-from nextham.graph import neighbour_graph
+from nextham.graph import Graph, neighbour_graph
 from nextham.io.csr import read_blocks
 from nextham.io.stru import read_stru
 from nextham.kspace import bands_at
@@ -120,6 +120,13 @@ def test_bad_arguments(graph):
     other = Blocks.zeros(graph, Basis({14: (0, 0, 1), 1: (0, 0)}), 1)
     with pytest.raises(ValueError, match="reference: expected the atoms and the basis"):
         gauge_mae(h, other, s)
+    atoms = graph.structure
+    moved = Structure(atoms.cell, atoms.positions + np.array([0.02, 0, 0]), atoms.numbers)
+    away = Blocks(Graph(moved, graph.src, graph.dst, graph.R), h.basis, h.data, h.n_spin)
+    with pytest.raises(
+        ValueError, match=r"reference: expected the positions of the Hamiltonian, got others, by up to 0\.02 Å"
+    ):
+        gauge_mae(h, away, s)
     with pytest.raises(ValueError, match="distance_edges"):
         gauge_mae(h, h, s, distance_edges=(1.0, 1.0))
     with pytest.raises(ValueError, match="no edges"):
