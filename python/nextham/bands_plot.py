@@ -78,7 +78,12 @@ def plot_bands(
         axes.axvline(x, color="0.8", linewidth=0.6, zorder=0)
     axes.axhline(0, color="0.5", linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
     axes.set(xlim=(first.distance[0], first.distance[-1]), ylim=window, ylabel="E − E$_F$ (eV)", title=title)
-    figure.legend(loc="outside lower center", ncols=len(axes.lines), frameon=False, fontsize="small")
+    figure.legend(
+        loc="outside lower center",
+        ncols=min(3, len(axes.get_legend_handles_labels()[1])),
+        frameon=False,
+        fontsize="small",
+    )
     figure.savefig(path, dpi=300)
 
 
