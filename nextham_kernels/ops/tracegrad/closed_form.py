@@ -142,9 +142,8 @@ class Update(torch.autograd.Function):
         grads: list[list[torch.Tensor | None]] = [[None] * 4 for _ in layers]
 
         if grad_y is not None:
-            g = [ops.layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], EPS) for j in range(k)] or [
-                last.expand(len(x), -1)
-            ]
+            g = [ops.layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], EPS) for j in range(k)]
+            g = g or [last.expand(len(x), -1)]
             grad_g = 2 * scale * grad_y  # by C x
             grad_x = ops.gram_apply(g[0] @ forms.T, grad_g, irreps, edge).add_(grad_y)
             grad_c = ops.gram(grad_g, x, irreps, edge)
