@@ -12,7 +12,7 @@ import torch
 
 from bench import record, timing
 from bench.__main__ import main, max_rel_diff, operations
-from bench.bench_model import problem, published, reference
+from bench.bench_model import CASES, IMPLEMENTATIONS, problem, published, reference
 from bench.published import PublishedEnsemble
 from bench.published.layers import segment_softmax
 from nextham.model.config import NextHAMConfig
@@ -24,7 +24,7 @@ KEYS = {
     *("gb_per_s", "gflop_per_s", "ceiling_gb_per_s", "ceiling_gflop_per_s", "peak_mb"),
     *("competitor", "competitor_median_s", "speedup", "max_rel_diff", "versions", "commit"),
 }
-TINY = ["model", "--case", "tiny", "--no-save", "--json", "--repeats", "2", "--threads", "1"]
+TINY = ["model", "--case", "tiny", "--impl", "reference", "--no-save", "--json", "--repeats", "2", "--threads", "1"]
 
 
 class FakeTime:
@@ -87,10 +87,13 @@ def test_the_table_and_the_saved_lines(capsys, one_thread, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["model", "--case", "si3"], "--case: expected one of tiny, si2, si12, si50, gaas, got 'si3'"),
+        (["model", "--case", "si3"], f"--case: expected one of {', '.join(CASES)}, got 'si3'"),
         (["model", "--direction", "up"], "--direction: expected one of forward, train, got 'up'"),
-        (["model", "--against", "published,tuned"], "--against: expected one of reference, published"),
-        (["model", "--impl", "tuned"], "--impl: expected one of reference, published"),
+        (
+            ["model", "--against", "published,tuned"],
+            f"--against: expected one of {', '.join(IMPLEMENTATIONS)}, got 'tuned'",
+        ),
+        (["model", "--impl", "tuned"], f"--impl: expected one of {', '.join(IMPLEMENTATIONS)}, got 'tuned'"),
         (["model", "--repeats", "0"], "--threads, --repeats: expected at least 1"),
         (["modle"], "invalid choice: 'modle'"),
         ([], "the following arguments are required: op"),
