@@ -10,15 +10,17 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml setup.py CMakeLists.txt requirements-dev.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing torch and the build tools into $(VENV) (some minutes) …"
 	$(BIN)/pip install --quiet -r requirements-dev.txt
-	$(BIN)/pip install --quiet --no-build-isolation -e ".[dev]"
+	@echo "Compiling the kernels and installing the rest …"
+	NEXTHAM_WERROR=1 $(BIN)/pip install --quiet --no-build-isolation -e ".[dev]"
 	touch $@
 
 demo: setup
 	$(BIN)/nextham demo --output demo-output
 
 test: setup
-	NEXTHAM_REQUIRE=cpp $(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -167,7 +167,7 @@ def test_peak_memory_counts_what_a_run_holds_at_once():
         return (held[:1] + more[:1]).item()
 
     result, peak = timing.peak_memory(run, torch.device("cpu"))
-    assert result == 2 and 99 < peak < 115
+    assert result == 2 and 95 < peak < 115
 
 
 def test_ceilings_are_those_of_a_machine(one_thread):

@@ -308,6 +308,12 @@ def test_unknown_element(tmp_path):
         read_stru(written(tmp_path, text))
 
 
+def test_label_and_files_of_different_elements(tmp_path):
+    text = FULL.replace("O.upf", "Si.upf")
+    with pytest.raises(FileError, match=r"line 7: the label and the files of a species name different elements: .*Si"):
+        read_stru(written(tmp_path, text))
+
+
 def test_unreadable_files(tmp_path):
     with pytest.raises(FileError, match="cannot be read: No such file"):
         read_stru(tmp_path / "absent")

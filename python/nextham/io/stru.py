@@ -273,11 +273,17 @@ def _element(block: Block, label: str, files: Sequence[str | None], line: int) -
         raise block.error(
             f"species {label!r} is an empty one (basis functions without an atom), which is not read", line
         )
-    for name in (label, *(Path(file).name for file in files if file is not None)):
-        symbol = re.match("[A-Za-z]*", name).group()
-        if symbol in SYMBOLS[1:]:
-            return SYMBOLS.index(symbol)
-    raise block.error(f"neither the label {label!r} nor the names of its files begin with an element's symbol", line)
+    names = (label, *(Path(file).name for file in files if file is not None))
+    symbols = {name: re.match("[A-Za-z]*", name).group() for name in names}
+    known = {name: symbol for name, symbol in symbols.items() if symbol in SYMBOLS[1:]}
+    if not known:
+        raise block.error(
+            f"neither the label {label!r} nor the names of its files begin with an element's symbol", line
+        )
+    if len(set(known.values())) > 1:
+        shown = ", ".join(f"{name} ({symbol})" for name, symbol in known.items())
+        raise block.error(f"the label and the files of a species name different elements: {shown}", line)
+    return SYMBOLS.index(next(iter(known.values())))
 
 
 def _read_lattice_constant(blocks: Mapping[str, Block]) -> float:
