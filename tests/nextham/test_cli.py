@@ -60,6 +60,16 @@ def test_predict_writes_what_it_says(predicted):
     np.testing.assert_allclose(text.data, H.data, rtol=2e-8, atol=2e-9)
 
 
+def test_predict_writes_a_hermitian_matrix_unless_raw(model, predicted, tmp_path):
+    arguments = ["--h0", f"{SI}/hrs0_nao.csr.xz", "--overlap", f"{SI}/srs1_nao.csr.xz", "--model", str(model)]
+    assert main(["predict", f"{SI}/STRU", *arguments, "--raw", "-o", str(tmp_path)]) == 0
+    ours, raw = open_source(predicted).read("H"), open_source(tmp_path).read("H")
+    assert ours.hermitian_error() == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert raw.hermitian_error() == summary["not_hermitian_by_eV"] > 1e-6
+    np.testing.assert_array_equal(raw.symmetrised().data, ours.data)
+
+
 def test_predicted_files_are_a_pair(predicted):
     """PyATB reads H and S side by side: the same lattice vectors, the same dimension."""
     H, S = read_csr(predicted / "hrs1_nao.csr"), read_csr(predicted / "srs1_nao.csr")

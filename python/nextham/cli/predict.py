@@ -1,7 +1,8 @@
 """Predicts the self-consistent Hamiltonian from H of step zero.
 
-Writes into the output folder: hrs1_nao.csr and srs1_nao.csr (ABACUS text, the HR_route and SR_route of PyATB), STRU,
-hamiltonian.h5 (H, H0 and S in our format) and summary.json.
+The output folder gets hrs1_nao.csr and srs1_nao.csr (ABACUS text, the HR_route and SR_route of PyATB), STRU,
+hamiltonian.h5 (H, H0 and S in our format) and summary.json. The networks do not make the two blocks of a pair, H(R) and
+H(-R), adjoint to each other; the Hermitian part of what they predict is written, unless --raw is given.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
     )
     parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
+    parser.add_argument("--raw", action="store_true", help="write the prediction as it is, not its Hermitian part")
     parser.add_argument("--precision", choices=("single", "double"), default="single", help="of the network")
 
 
@@ -60,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
         delta = predict_delta(ensemble, h0)
         n_spin = max(h0.n_spin, delta.n_spin)
         predicted = h0.with_spin(n_spin) + delta.with_spin(n_spin)
+        asymmetry = predicted.hermitian_error()
+        if not args.raw:
+            predicted = predicted.symmetrised()
     folder = Path(args.output)
     with stages("writing"):
         write_run(folder, structure, predicted, h0, overlap, stru, args.format, args.digits)
@@ -72,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         "model": str(args.model),
         "target": ensemble.config.target,
         "precision": args.precision,
+        "not_hermitian_by_eV": asymmetry,
+        "written": "as predicted" if args.raw else "its Hermitian part",
         "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }
