@@ -134,7 +134,8 @@ def test_basis_from_stru_without_orbital_block(tmp_path):
 
 def test_species_of_one_element_share_their_shells(tmp_path):
     stru = stru_of(tmp_path, [26, 27], {26: "Fe_1s.orb", 27: "Co_2s.orb"})
-    stru.write_text(stru.read_text().replace("Co ", "Fe_up ").replace("\nCo\n", "\nFe_up\n"))
+    text = stru.read_text().replace("Co.upf", "Fe.upf").replace("Co_2s", "Fe_2s")
+    stru.write_text(text.replace("Co ", "Fe_up ").replace("\nCo\n", "\nFe_up\n"))
     with pytest.raises(FileError, match=r"two species of Fe have different shells, \(0,\) and \(0, 0\)"):
         basis_from_stru(stru)
     stru.write_text(stru.read_text().replace("\n1\n0 0 0\n", "\n0\n", 1))  # a species without atoms has no say
