@@ -33,7 +33,6 @@ constexpr std::int64_t kWidth = 2 * kLanes<T>;  // edges of a tile
 // Channels of one irrep and one |m| of the result: where they lie, and what they sum over.
 struct Part {
   std::int32_t term, n_terms;       // first of its terms, and their number
-  std::int32_t weight;              // first of its weights
   std::int32_t n, y;                // outputs, and the first of them (of +m)
   std::int32_t y_stride, x_stride;  // from +m to −m
   std::int32_t components;          // 2, or 1 where m = 0
@@ -48,8 +47,8 @@ struct Problem {
   const Part* part;
   std::int64_t n_parts;
   const Term* term;
-  const T* coefficient;
-  const std::int32_t* place;  // of each weight
+  const T* coefficient;       // of each weight, in the order of reading: per part, per kOutputs outputs, per term
+  const std::int32_t* place;  // its place in the weights of the op
   std::int64_t n_weights;
   const std::int32_t* directed;  // places in radial that on-site edges do without
   std::int64_t n_directed;
@@ -70,20 +69,9 @@ struct Problem {
         n(onsite_.shape(0)),
         n_tiles((n + kWidth<T> - 1) / kWidth<T>) {}
 
-  // f(i, place, coefficient) for the weights in the order of reading: per part, per kOutputs outputs, per term.
-  template <typename F>
-  void each_weight(const F& f) const {
-    std::int64_t i = 0;
-    for (const Part* p = part; p < part + n_parts; ++p)
-      for (std::int32_t o = 0; o < p->n; o += kOutputs)
-        for (std::int32_t k = 0; k < p->n_terms; ++k)
-          for (std::int32_t m = o; m < std::min(o + kOutputs, p->n); ++m)
-            f(i++, place[p->weight + k * p->n + m], coefficient[p->term + k]);
-  }
-
   Buffer<T> packed(const T* weight) const {
     auto w = buffer<T>(n_weights);
-    each_weight([&](std::int64_t i, std::int32_t place, T c) { w[i] = c * weight[place]; });
+    for (std::int64_t i = 0; i < n_weights; ++i) w[i] = coefficient[i] * weight[place[i]];
     return w;
   }
 
@@ -337,7 +325,7 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& radial_
     for (std::int64_t i = 0; i < n_own; ++i)
       for (std::int64_t t = 1; t < n_threads; ++t) own[i] += own[t * n_own + i];
   }
-  if (weights) q.each_weight([&](std::int64_t i, std::int32_t place, T c) { grad_weight[place] += c * own[i]; });
+  for (std::int64_t i = 0; i < n_own; ++i) grad_weight[q.place[i]] += q.coefficient[i] * own[i];
 }
 
 template <typename T>
@@ -349,6 +337,7 @@ void bind(py::module_& m) {
 }  // namespace
 
 void bind_edge_tensor_product(py::module_& m) {
+  m.attr("edge_tensor_product_outputs") = kOutputs;
   bind<float>(m);
   bind<double>(m);
 }

@@ -13,29 +13,31 @@ from nextham_kernels.ops.edge_tensor_product.reference import plan
 
 
 @functools.cache
-def tables(irreps_x: str, l_max: int, irreps_out: str, dtype: torch.dtype) -> tuple[np.ndarray, ...]:
-    """What the kernel asks of a plan.
+def tables(irreps_x: str, l_max: int, irreps_out: str, dtype: torch.dtype, n_outputs: int) -> tuple[np.ndarray, ...]:
+    """What a kernel that sums `n_outputs` outputs at once asks of a plan.
 
-    parts [n, 8] (first term, terms, first weight, outputs, first output, distance of −m from +m in the output, the
-    same in x, components); terms [k, 2] (place in x, in radial) and their coefficients [k]; the place in
-    `linear_weight` of each weight, part by part and row-major; the places in `radial` of the paths with l₂ > 0.
+    parts [n, 7] (first term, terms, outputs, first output, distance of −m from +m in the output, the same in x,
+    components); terms [k, 2] (place in x, in radial); the coefficient and the place in `linear_weight` of each weight,
+    part by part, `n_outputs` columns at a time, row-major; the places in `radial` of the paths with l₂ > 0.
     """
     parts, directed, _ = plan(irreps_x, l_max, irreps_out)
-    rows, first_term, first_weight = [], 0, 0
+    rows, first_term = [], 0
     for part in parts:
-        n_terms, n_outputs = part.weight.shape
-        components = len(part.y)
+        n_terms, n_columns = part.weight.shape
         y_stride = int(part.y[-1, 0] - part.y[0, 0])
         x_stride = int(part.x[-1, 0] - part.x[0, 0]) if n_terms else 0
-        places = (n_outputs, int(part.y[0, 0]), y_stride, x_stride, components)
-        rows.append((first_term, n_terms, first_weight, *places))
+        rows.append((first_term, n_terms, n_columns, int(part.y[0, 0]), y_stride, x_stride, len(part.y)))
         first_term += n_terms
-        first_weight += n_terms * n_outputs
+    columns = [
+        (part.coefficient[:, None].expand_as(weight).flatten(), weight.flatten())
+        for part in parts
+        for weight in part.weight.split(n_outputs, dim=1)
+    ]
     return (
-        np.array(rows, dtype=np.int32).reshape(-1, 8),
+        np.array(rows, dtype=np.int32).reshape(-1, 7),
         _joined([torch.stack([part.x[0], part.radial], dim=1) for part in parts], torch.int32).reshape(-1, 2),
-        _joined([part.coefficient for part in parts], dtype),
-        _joined([part.weight.flatten() for part in parts], torch.int32),
+        _joined([coefficient for coefficient, _ in columns], dtype),
+        _joined([places for _, places in columns], torch.int32),
         directed.nonzero()[:, 0].to(torch.int32).numpy(),
     )
 
@@ -56,7 +58,9 @@ def forward(
     """Runs `edge_tensor_product_forward`."""
     y = x.new_empty(len(x), irreps_of(irreps_out).dim)
     arrays = (t.numpy() for t in (x, radial, linear_weight, onsite))
-    kernels().edge_tensor_product_forward(*arrays, *tables(irreps_x, l_max, irreps_out, x.dtype), y.numpy())
+    module = kernels()
+    settings = tables(irreps_x, l_max, irreps_out, x.dtype, module.edge_tensor_product_outputs)
+    module.edge_tensor_product_forward(*arrays, *settings, y.numpy())
     return y
 
 
@@ -77,7 +81,7 @@ def backward(
     grad_weight = torch.zeros_like(linear_weight)
     arrays = (t.numpy() for t in (grad, x, radial, linear_weight, onsite))
     grads = (t.numpy() for t in (grad_x, grad_radial, grad_weight))
-    kernels().edge_tensor_product_backward(
-        *arrays, *tables(irreps_x, l_max, irreps_out, x.dtype), inputs, weights, *grads
-    )
+    module = kernels()
+    settings = tables(irreps_x, l_max, irreps_out, x.dtype, module.edge_tensor_product_outputs)
+    module.edge_tensor_product_backward(*arrays, *settings, inputs, weights, *grads)
     return [grad_x, grad_radial, grad_weight, torch.empty_like(onsite)]
