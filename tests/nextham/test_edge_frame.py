@@ -10,7 +10,7 @@ from test_model_network import config_of, golden_ensemble
 
 from nextham.model import Ensemble
 from nextham.model import ensemble as ensemble_module
-from nextham.model.edge_frame import EdgeGeometry
+from nextham.model.edge_geometry import EdgeGeometry
 
 VARIANTS = {
     **{case: {} for case in independent_network.CASES},

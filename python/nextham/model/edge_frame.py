@@ -8,16 +8,15 @@ number of edges: beside the edge features, d numbers per edge.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
 from nextham.model.config import NextHAMConfig
-from nextham.model.folding import FoldedLayer, HeadMaps, irrep_parts, message_irreps, output_irreps, output_places
+from nextham.model.edge_geometry import EdgeGeometry
+from nextham.model.folding import FoldedLayer, HeadMaps, message_irreps, output_places
 from nextham.model.network import Layer, Network
-from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.attention import segment_softmax
 from nextham_kernels.ops.edge_linear import edge_linear, head_linear
@@ -25,93 +24,10 @@ from nextham_kernels.ops.edge_tensor_product import edge_tensor_product
 from nextham_kernels.ops.gate import gate
 from nextham_kernels.ops.linear import linear
 from nextham_kernels.ops.norm import norm
-from nextham_kernels.ops.radial_basis import radial_basis
-from nextham_kernels.ops.rotation import edge_wigner, rotate_to_edges, rotate_to_nodes
+from nextham_kernels.ops.rotation import rotate_to_edges, rotate_to_nodes
 from nextham_kernels.ops.tracegrad import folded_invariants, tracegrad_update
 
-__all__ = ["EdgeGeometry", "embed_rows", "run_network"]
-
-
-class EdgeGeometry(NamedTuple):
-    """What all networks read of the structure; edges sorted by dst."""
-
-    order: torch.Tensor  # the caller's edge of each of ours [e]
-    src: torch.Tensor  # [e]
-    dst: torch.Tensor  # [e], ascending
-    distance: torch.Tensor  # [e], Å
-    onsite: torch.Tensor  # whether the edge has zero length [e]
-    onsite_of: torch.Tensor  # the on-site edge of each node [n]
-    wigner: torch.Tensor  # rotations into the edge frames [e, w]
-    radial: torch.Tensor  # radial basis [e, c]
-    chunks: tuple[tuple[int, int, int, int], ...]  # first and last edge, first and last node of each chunk
-
-    @classmethod
-    def of(
-        cls, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, config: NextHAMConfig, chunk: int
-    ) -> EdgeGeometry:
-        """Computes it once for all networks.
-
-        Args:
-            src: atom i of each edge [e].
-            dst: atom j of each edge [e].
-            vector: [e, 3], Å.
-            config: the configuration.
-            chunk: edges of a chunk, exceeded only by an atom with more edges.
-
-        Raises:
-            ValueError: a node without exactly one on-site edge.
-        """
-        n_nodes = int(torch.cat([src, dst]).max()) + 1 if len(src) else 0
-        order = torch.argsort(dst, stable=True)
-        src, dst, vector = src[order], dst[order], vector[order]
-        distance = vector.norm(dim=1)
-        onsite = (src == dst) & (distance == 0)
-        edges = torch.nonzero(onsite)[:, 0]
-        count = torch.bincount(src[edges], minlength=n_nodes)
-        for node in torch.nonzero(count != 1)[:1, 0].tolist():
-            raise ValueError(f"src, dst, vector: expected one on-site edge (r = 0) of node {node}, got {count[node]}")
-        onsite_of = torch.empty_like(edges).index_copy(0, src[edges], edges)
-        ends = torch.cumsum(torch.bincount(dst, minlength=n_nodes), 0).tolist()
-        chunks, first, first_node = [], 0, 0
-        for node, end in enumerate(ends):
-            if node + 1 == n_nodes or ends[node + 1] - first > chunk:
-                chunks.append((first, end, first_node, node + 1))
-                first, first_node = end, node + 1
-        wigner = edge_wigner(vector, max(ir.l for _, ir in config.hidden_irreps))
-        radial = radial_basis(distance, config.n_radial, config.radial_stop)
-        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, tuple(chunks))
-
-
-def embed_rows(networks: Sequence[Network], h0: torch.Tensor, geometry: EdgeGeometry) -> list[torch.Tensor]:
-    """Returns each network's first edge features as rows [e, d].
-
-    H⁽⁰⁾ is rotated into the edge frames once, and one product per irrep and component serves all networks.
-
-    Args:
-        networks: networks of one configuration.
-        h0: irreps of H⁽⁰⁾ [e, d], sorted as the geometry.
-        geometry: the edges.
-    """
-    config = networks[0].config
-    irreps_in, hidden = irreps_of(output_irreps(config)), config.hidden_irreps
-    rows = rotate_to_edges(h0[:, output_places(config)], geometry.wigner, str(irreps_in))
-    parts = irrep_parts(config.block_irreps, hidden)
-    weights = {ir: torch.stack([n.embed.weight[part.weight] for n in networks]) for ir, part in parts.items()}
-    into, pieces = edge_layout(irreps_in), []
-    for block in edge_layout(hidden).blocks:
-        source = into.find(block.m, block.sigma)
-        columns = {} if source is None else {irreps_in[c.irrep].ir: c for c in source.channels}
-        for component in range(block.n):
-            for channels in block.channels:
-                mul, ir = hidden[channels.irrep]
-                if ir not in columns:
-                    pieces.append(rows.new_zeros(len(networks), len(rows), mul))
-                    continue
-                start = source.columns(component).start
-                x = rows[:, start + columns[ir].start : start + columns[ir].stop]
-                joint = weights[ir].permute(1, 0, 2).flatten(1)  # [u, (network, v)]
-                pieces.append((x @ joint).unflatten(1, (len(networks), mul)).transpose(0, 1))
-    return list(torch.cat(pieces, dim=2).unbind(0))
+__all__ = ["run_network"]
 
 
 def run_network(

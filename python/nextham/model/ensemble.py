@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from nextham.model.config import NextHAMConfig
-from nextham.model.edge_frame import EdgeGeometry, embed_rows, run_network
+from nextham.model.edge_frame import run_network
+from nextham.model.edge_geometry import EdgeGeometry
+from nextham.model.embedding import embed_rows
 from nextham.model.folding import FoldedLayer, fold_layer
 from nextham.model.network import Geometry, Network
 from nextham_kernels.checks import check_shapes, check_tensors

@@ -1,0 +1,63 @@
+"""What all networks read of the edges: computed once, edges sorted by the atom they point to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from nextham.model.config import NextHAMConfig
+from nextham_kernels.ops.radial_basis import radial_basis
+from nextham_kernels.ops.rotation import edge_wigner
+
+__all__ = ["EdgeGeometry"]
+
+
+class EdgeGeometry(NamedTuple):
+    """What all networks read of the structure; edges sorted by dst."""
+
+    order: torch.Tensor  # the caller's edge of each of ours [e]
+    src: torch.Tensor  # [e]
+    dst: torch.Tensor  # [e], ascending
+    distance: torch.Tensor  # [e], Å
+    onsite: torch.Tensor  # whether the edge has zero length [e]
+    onsite_of: torch.Tensor  # the on-site edge of each node [n]
+    wigner: torch.Tensor  # rotations into the edge frames [e, w]
+    radial: torch.Tensor  # radial basis [e, c]
+    chunks: tuple[tuple[int, int, int, int], ...]  # first and last edge, first and last node of each chunk
+
+    @classmethod
+    def of(
+        cls, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, config: NextHAMConfig, chunk: int
+    ) -> EdgeGeometry:
+        """Computes it once for all networks.
+
+        Args:
+            src: atom i of each edge [e].
+            dst: atom j of each edge [e].
+            vector: [e, 3], Å.
+            config: the configuration.
+            chunk: edges of a chunk, exceeded only by an atom with more edges.
+
+        Raises:
+            ValueError: a node without exactly one on-site edge.
+        """
+        n_nodes = int(torch.cat([src, dst]).max()) + 1 if len(src) else 0
+        order = torch.argsort(dst, stable=True)
+        src, dst, vector = src[order], dst[order], vector[order]
+        distance = vector.norm(dim=1)
+        onsite = (src == dst) & (distance == 0)
+        edges = torch.nonzero(onsite)[:, 0]
+        count = torch.bincount(src[edges], minlength=n_nodes)
+        for node in torch.nonzero(count != 1)[:1, 0].tolist():
+            raise ValueError(f"src, dst, vector: expected one on-site edge (r = 0) of node {node}, got {count[node]}")
+        onsite_of = torch.empty_like(edges).index_copy(0, src[edges], edges)
+        ends = torch.cumsum(torch.bincount(dst, minlength=n_nodes), 0).tolist()
+        chunks, first, first_node = [], 0, 0
+        for node, end in enumerate(ends):
+            if node + 1 == n_nodes or ends[node + 1] - first > chunk:
+                chunks.append((first, end, first_node, node + 1))
+                first, first_node = end, node + 1
+        wigner = edge_wigner(vector, max(ir.l for _, ir in config.hidden_irreps))
+        radial = radial_basis(distance, config.n_radial, config.radial_stop)
+        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, tuple(chunks))

@@ -1,0 +1,48 @@
+"""The first edge features of a network, in the frame of each edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nextham.model.edge_geometry import EdgeGeometry
+from nextham.model.folding import irrep_parts, output_irreps, output_places
+from nextham.model.network import Network
+from nextham_kernels.clebsch_gordan import irreps_of
+from nextham_kernels.edge_layout import edge_layout
+from nextham_kernels.ops.rotation import rotate_to_edges
+
+__all__ = ["embed_rows"]
+
+
+def embed_rows(networks: Sequence[Network], h0: torch.Tensor, geometry: EdgeGeometry) -> list[torch.Tensor]:
+    """Returns each network's first edge features as rows [e, d].
+
+    H⁽⁰⁾ is rotated into the edge frames once, and one product per irrep and component serves all networks.
+
+    Args:
+        networks: networks of one configuration.
+        h0: irreps of H⁽⁰⁾ [e, d], sorted as the geometry.
+        geometry: the edges.
+    """
+    config = networks[0].config
+    irreps_in, hidden = irreps_of(output_irreps(config)), config.hidden_irreps
+    rows = rotate_to_edges(h0[:, output_places(config)], geometry.wigner, str(irreps_in))
+    parts = irrep_parts(config.block_irreps, hidden)
+    weights = {ir: torch.stack([n.embed.weight[part.weight] for n in networks]) for ir, part in parts.items()}
+    into, pieces = edge_layout(irreps_in), []
+    for block in edge_layout(hidden).blocks:
+        source = into.find(block.m, block.sigma)
+        columns = {} if source is None else {irreps_in[c.irrep].ir: c for c in source.channels}
+        for component in range(block.n):
+            for channels in block.channels:
+                mul, ir = hidden[channels.irrep]
+                if ir not in columns:
+                    pieces.append(rows.new_zeros(len(networks), len(rows), mul))
+                    continue
+                start = source.columns(component).start
+                x = rows[:, start + columns[ir].start : start + columns[ir].stop]
+                joint = weights[ir].permute(1, 0, 2).flatten(1)  # [u, (network, v)]
+                pieces.append((x @ joint).unflatten(1, (len(networks), mul)).transpose(0, 1))
+    return list(torch.cat(pieces, dim=2).unbind(0))
