@@ -8,6 +8,7 @@ void bind_number_text(pybind11::module_& m);
 
 // clang-format off
 #define NEXTHAM_KERNELS(X) \
+  X(bloch_sum) \
   X(edge_tensor_product) \
   X(edge_wigner) \
   X(gate) \

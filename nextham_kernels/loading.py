@@ -10,6 +10,7 @@ from types import ModuleType
 __all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only"]
 
 _KERNELS = {
+    "bloch_sum": {"cpu": "cpp"},
     "edge_tensor_product": {"cpu": "cpp"},
     "edge_wigner": {"cpu": "cpp"},
     "gate": {"cpu": "cpp"},

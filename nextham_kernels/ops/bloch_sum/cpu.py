@@ -1,0 +1,37 @@
+"""Bloch sum: calls of the C++ kernel."""
+
+from __future__ import annotations
+
+import torch
+
+from nextham_kernels.loading import kernels
+
+
+def forward(
+    blocks: torch.Tensor, coefficient: torch.Tensor, edges: torch.Tensor, pairs: torch.Tensor, size: int, spins: int
+) -> torch.Tensor:
+    """Runs `bloch_sum_forward`."""
+    # Pairs of atoms without an edge are not visited; fresh zero pages cost nothing until then.
+    dense = blocks.new_zeros(coefficient.shape[1], size, size, 2)
+    kernels().bloch_sum_forward(*(t.numpy() for t in (blocks, coefficient, edges, pairs)), spins, dense.numpy())
+    return dense
+
+
+def backward(
+    grad: torch.Tensor,
+    blocks: torch.Tensor,
+    coefficient: torch.Tensor,
+    edges: torch.Tensor,
+    pairs: torch.Tensor,
+    size: int,
+    spins: int,
+    needs: list[bool],
+) -> list[torch.Tensor]:
+    """Runs `bloch_sum_backward`, the adjoint map."""
+    if needs[1]:
+        raise RuntimeError("bloch_sum: there is no derivative with respect to the phases")
+    grad_blocks = torch.empty_like(blocks)
+    if needs[0]:
+        arrays = (grad, coefficient, edges, pairs)
+        kernels().bloch_sum_backward(*(t.numpy() for t in arrays), spins, grad_blocks.numpy())
+    return [grad_blocks, *(torch.empty_like(t) for t in (coefficient, edges, pairs))]
