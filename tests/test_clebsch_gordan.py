@@ -20,6 +20,15 @@ def test_wigner_3j_is_invariant_and_normalised(degrees):
     harness.assert_close(turned, c)
 
 
+def test_wigner_3j_is_e3nns():
+    high = [(7, 6, 1), (10, 9, 8), (12, 5, 9)]
+    for degrees in [*TRIPLES, *high]:
+        expected = o3.wigner_3j(*degrees, dtype=torch.float64)
+        difference = wigner_3j(*degrees) - expected
+        assert float(difference.abs().max()) < 1e-15, degrees
+        assert torch.equal(wigner_3j(*degrees) != 0, expected.abs() > 1e-12), degrees
+
+
 def test_wigner_3j_is_exact_in_float64():
     # (1 1 0): δ_ij/√3; (1 1 1): ε_ijk/√6
     eye = torch.eye(3, dtype=torch.float64)

@@ -204,3 +204,22 @@ def test_gradients_by_published_name():
     assert all(g.shape == values[name].shape for name, g in gradients.items())
     assert not gradients["0:edge_lin.bias.0"].any()
     assert torch.equal(gradients["1:edge_lin.bias.1"], 2 * values["1:edge_lin.bias.1"])
+
+
+def test_old_files_of_torch_are_read_too(files):
+    """Files that only torch itself can read: its format before 1.6, and tensors that are not contiguous."""
+    expected = load_published(files, CONFIG)[0]
+    state = torch.load(files[1], weights_only=True)["state_dict"]
+    name = "blocks.1.ga.lin_alpha.0.weight"
+    for change in ({}, {name: state[name].T.contiguous().T}):
+        torch.save({"state_dict": {**state, **change}}, files[1], _use_new_zipfile_serialization=bool(change))
+        found = load_published(files, CONFIG)[0]
+        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters(), strict=True))
+
+
+def test_what_was_not_drawn_is_read(files):
+    """Loading draws no random numbers, and what it reads belongs to the ensemble alone."""
+    before = torch.get_rng_state()
+    ensemble = load_published(files, CONFIG)[0]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(p.is_contiguous() and p.untyped_storage().size() == 4 * p.numel() for p in ensemble.parameters())

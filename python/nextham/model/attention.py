@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nextham.model.config import NextHAMConfig
-from nextham.model.layers import Linear, mlp
+from nextham.model.layers import Linear, mlp, parameter
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.attention import attention
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps, depthwise_tensor_product
@@ -51,11 +51,11 @@ class Attention(nn.Module):
         self.target = Linear(hidden, hidden, bias=False)
         self.merge = Linear(hidden + hidden + hidden, hidden)
         self.radial = mlp((config.n_radial, *config.radial_widths, n_paths), norm_eps=1e-5, last_bias=False)
-        self.radial_offset = nn.Parameter((2 * torch.rand(n_paths) - 1) / config.radial_widths[-1] ** 0.5)
+        self.radial_offset = parameter(lambda: (2 * torch.rand(n_paths) - 1) / config.radial_widths[-1] ** 0.5, n_paths)
         self.alpha = Linear(product, irreps_of(f"{config.n_heads * config.alpha_scalars}x0e"))
         self.logits = mlp((config.n_radial + self.n_alpha, *config.alpha_widths, config.n_heads), norm_eps=1e-6)
         self.value = Linear(product, gate_input_irreps(hidden))
-        self.path_weight = nn.Parameter(torch.randn(n_paths))
+        self.path_weight = parameter(lambda: torch.randn(n_paths), n_paths)
         self.heads = Linear(product, self.values)
         self.to_edge = Linear(self.values, edge_irreps)
         self.to_node = Linear(self.values, hidden) if with_node else None

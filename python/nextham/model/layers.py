@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from nextham_kernels.ops.linear import linear, linear_fan_in, linear_sizes
 from nextham_kernels.ops.norm import norm
@@ -15,7 +18,25 @@ from nextham_kernels.ops.norm import norm
 if TYPE_CHECKING:
     from e3nn import o3
 
-__all__ = ["Linear", "Norm", "mlp"]
+__all__ = ["Linear", "Norm", "mlp", "not_drawn", "parameter"]
+
+
+_drawn: ContextVar[bool] = ContextVar("drawn", default=True)
+
+
+@contextmanager
+def not_drawn() -> Iterator[None]:
+    """Leaves the weights of modules made inside unset: drawing them takes longer than reading them from a file."""
+    token = _drawn.set(False)
+    try:
+        yield
+    finally:
+        _drawn.reset(token)
+
+
+def parameter(draw: Callable[[], torch.Tensor], size: int) -> nn.Parameter:
+    """Returns a parameter [size] with the numbers that `draw` returns, or, inside `not_drawn`, with any."""
+    return nn.Parameter(draw() if _drawn.get() else torch.empty(size))
 
 
 class Linear(nn.Module):
@@ -25,7 +46,7 @@ class Linear(nn.Module):
         super().__init__()
         self.irreps_in, self.irreps_out = irreps_in, irreps_out
         n_weights, n_bias = linear_sizes(irreps_in, irreps_out)
-        self.weight = nn.Parameter(torch.randn(n_weights) / linear_fan_in(irreps_in, irreps_out).sqrt())
+        self.weight = parameter(lambda: torch.randn(n_weights) / linear_fan_in(irreps_in, irreps_out).sqrt(), n_weights)
         self.bias = nn.Parameter(torch.zeros(n_bias)) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -54,5 +75,7 @@ def mlp(widths: Sequence[int], norm_eps: float | None, last_bias: bool = True) -
         if i:
             parts += [] if norm_eps is None else [nn.LayerNorm(n_in, eps=norm_eps)]
             parts.append(nn.SiLU())
-        parts.append(nn.Linear(n_in, n_out, bias=last_bias or i < len(widths) - 2))
+        bias = last_bias or i < len(widths) - 2
+        dense = nn.Linear(n_in, n_out, bias) if _drawn.get() else skip_init(nn.Linear, n_in, n_out, bias)
+        parts.append(dense)
     return nn.Sequential(*parts)

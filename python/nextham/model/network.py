@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from nextham.model.attention import Attention
 from nextham.model.config import NextHAMConfig
-from nextham.model.layers import Linear, Norm, mlp
+from nextham.model.layers import Linear, Norm, mlp, parameter
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.gate import gate, gate_input_irreps
 from nextham_kernels.ops.radial_basis import radial_basis
@@ -50,6 +51,7 @@ class Geometry(NamedTuple):
         return cls(src, dst, onsite, distance, spherical_harmonics(vector, config.l_max), radial)
 
 
+@functools.cache
 def last_edge_irreps(config: NextHAMConfig) -> o3.Irreps:
     """Returns the edge irreps of the last layer: hidden scalars, then the output's sorted (odd first) and merged."""
     return irreps_of(f"{config.n_scalars}x0e") + config.block_irreps.sort().irreps.simplify()
@@ -88,7 +90,8 @@ class TraceGrad(nn.Module):
     def __init__(self, irreps: o3.Irreps, n_forms: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.irreps = irreps
-        self.forms = nn.Parameter(torch.randn(sum(mul * mul for mul, _ in irreps) * n_forms))
+        size = sum(mul * mul for mul, _ in irreps) * n_forms
+        self.forms = parameter(lambda: torch.randn(size), size)
         self.mlp = mlp((n_forms, *widths), norm_eps=1e-6)
 
     def invariants(self, x: torch.Tensor) -> torch.Tensor:

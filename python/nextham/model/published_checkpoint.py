@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from nextham.io.errors import FileError
+from nextham.io.torch_file import StoredTensor, stored_tensors
 from nextham.model import checkpoint
 from nextham.model.config import NextHAMConfig
 from nextham.model.ensemble import Ensemble
@@ -60,23 +61,45 @@ def load_published(
         ValueError: another number of files than ranges, or files in another order than their names say.
     """
     config = NextHAMConfig() if config is None else config
-    files = _files(paths, len(config.ranges))
-    with torch.random.fork_rng(devices=[]):  # the first weights are drawn only to be overwritten
-        ensemble = Ensemble(config)
+    ensemble, dead = _load(_files(paths, len(config.ranges)), config)
+    return ensemble, {f"{number}:{n}": _tensor(path, n, x) for number, path, rest in dead for n, x in rest.items()}
+
+
+def _load(
+    files: Sequence[Path], config: NextHAMConfig
+) -> tuple[Ensemble, list[tuple[int, Path, dict[str, torch.Tensor | StoredTensor]]]]:
+    """The ensemble, and the dead parameters of each file, not read yet."""
+    ensemble = checkpoint.empty_ensemble(config)
     dead_shapes = _dead_shapes(ensemble)
-    targets = published_tensors(ensemble)
-    dead: dict[str, torch.Tensor] = {}
-    for number, path in enumerate(files):
+    places, targets, dead = published_places(config), published_tensors(ensemble), []
+    for number, (path, network) in enumerate(zip(files, ensemble.networks, strict=True)):
         tensors = _read(path)
-        shapes = {n: tuple(targets[f"{number}:{n}"].shape) for n in published_places(config)}
-        rest = {n: t for n, t in tensors.items() if n not in shapes} if dead_shapes is None else {}
-        checkpoint.check_parameters(
-            path, {n: t for n, t in tensors.items() if n not in rest}, {**shapes, **(dead_shapes or {})}
+        shapes = {n: tuple(targets[f"{number}:{n}"].shape) for n in places}
+        rest = {n: t for n, t in tensors.items() if n not in shapes}
+        checkpoint.check_shapes(
+            path,
+            {n: t for n, t in tensors.items() if n in shapes or dead_shapes is not None},
+            {**shapes, **(dead_shapes or {})},
         )
-        for name in shapes:
-            targets[f"{number}:{name}"].copy_(tensors[name])
-        dead |= {f"{number}:{n}": t for n, t in tensors.items() if n not in shapes}
+        ours = dict(network.named_parameters())
+        for name, place in places.items():
+            value = _tensor(path, name, tensors[name])
+            checkpoint.check_finite(path, name, value)
+            parameter = ours[place.name]
+            if value.shape == parameter.shape and value.dtype == parameter.dtype:
+                parameter.data = value
+            else:
+                parameter.data[place.entries] = value
+        dead.append((number, path, rest))
     return ensemble, dead
+
+
+def _tensor(path: Path, name: str, value: torch.Tensor | StoredTensor) -> torch.Tensor:
+    """The tensor itself."""
+    try:
+        return value.read() if isinstance(value, StoredTensor) else value
+    except RuntimeError as error:
+        raise FileError(path, f"parameter {name} cannot be read, the file is damaged") from error
 
 
 def save_published(
@@ -126,7 +149,8 @@ def load_any(directory: str | os.PathLike[str]) -> Ensemble:
     if (directory / "config.json").is_file():
         return checkpoint.load(directory)
     if any(directory.glob(_FILE.format("*"))):
-        return load_published(directory)[0]
+        config = NextHAMConfig()
+        return _load(_files(directory, len(config.ranges)), config)[0]
     raise FileError(directory, "expected a model folder: config.json, or model_range0_*.pth.tar and so on")
 
 
@@ -154,10 +178,12 @@ def _read(path: Path) -> dict[str, object]:
     """Reads the state of one file, without what e3nn stores beside the parameters."""
     if not path.is_file():
         raise FileError(path, "no such file")
+    content = stored_tensors(path)
     try:
-        with warnings.catch_warnings():  # torch warns of foreign pickles before it refuses them
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if content is None:
+            with warnings.catch_warnings():  # torch warns of foreign pickles before it refuses them
+                warnings.simplefilter("ignore", UserWarning)
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found:

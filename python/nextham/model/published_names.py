@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -59,6 +60,7 @@ class Place(NamedTuple):
     entries: slice
 
 
+@functools.cache
 def published_places(config: NextHAMConfig) -> dict[str, Place]:
     """Returns the place in our `Network` of every parameter of a published network that the forward pass reads.
 
@@ -69,7 +71,8 @@ def published_places(config: NextHAMConfig) -> dict[str, Place]:
         config: the configuration of the network.
 
     Returns:
-        published name → place, in the order of a pass through the network.
+        published name → place, in the order of a pass through the network. The dictionary is shared: do not write
+        into it.
     """
     places = {theirs: Place(ours, slice(None)) for theirs, ours in _NETWORK.items()}
     places |= _biases("edge_lin", "readout", config.block_irreps)
