@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from nextham.model.config import NextHAMConfig
+from nextham_kernels.clebsch_gordan import irreps_of
 
-__all__ = ["MODEL", "ModelCase"]
+__all__ = ["MODEL", "TENSOR_PRODUCT", "ModelCase", "ProductCase"]
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,71 @@ MODEL = {
     "si12": ModelCase("Si-1", (3, 2, 1)),
     "si50": ModelCase("Si-1", (5, 5, 1)),
     "gaas": ModelCase("GaAs-1"),
+}
+
+
+@dataclass(frozen=True)
+class ProductCase:
+    """A tensor product of this field.
+
+    Args:
+        irreps_1: features.
+        irreps_2: the second operand, mostly harmonics.
+        irreps_out: the result's irreps; for 'uvu' those that are kept, each path having channels of its own.
+        mode: 'uvu' (weights of each row) or 'uvw'.
+        shared: one set of weights for all rows.
+    """
+
+    irreps_1: str
+    irreps_2: str
+    irreps_out: str
+    mode: str = "uvu"
+    shared: bool = False
+
+    def instructions(self) -> tuple[str, list[tuple]]:
+        """Returns the irreps of the result and e3nn's instructions, sorted by result as the models do."""
+        first, second, out = (irreps_of(i) for i in (self.irreps_1, self.irreps_2, self.irreps_out))
+        pairs = [(i, j) for i in range(len(first)) for j in range(len(second))]
+        if self.mode == "uvw":
+            found = [(i, j, k) for i, j in pairs for k in range(len(out)) if out[k].ir in first[i].ir * second[j].ir]
+            return self.irreps_out, [(*path, "uvw", True) for path in found]
+        keep = {ir for _, ir in out}
+        found = [(i, j, ir) for i, j in pairs for ir in first[i].ir * second[j].ir if ir in keep]
+        found = sorted(found, key=lambda path: path[2])
+        blocks = "+".join(f"{first[i].mul}x{ir}" for i, _, ir in found)
+        return blocks, [(i, j, k, "uvu", True) for k, (i, j, _) in enumerate(found)]
+
+
+def harmonics(l_max: int) -> str:
+    """Returns the irreps of the spherical harmonics up to a degree."""
+    return "+".join(f"1x{l}{'eo'[l % 2]}" for l in range(l_max + 1))
+
+
+def _both(mul: int, l_max: int) -> str:
+    return "+".join(f"{mul}x{l}{p}" for l in range(l_max + 1) for p in "eo")
+
+
+_HAMGNN = "64x0e+64x0o+32x1o+16x1e+12x2o+25x2e+18x3o+9x3e+4x4o+9x4e+4x5o+4x5e+2x6e"
+_NEXTHAM = "32x0e+16x1o+16x1e+8x2e+8x2o+8x3e+8x3o+8x4e"
+_DEEPH = "64x0e+32x1o+16x2e+8x3o+8x4e"
+_DIFFDOCK = "10x1o+10x1e+48x0e+48x0o"
+
+TENSOR_PRODUCT = {
+    "mace-medium": ProductCase("128x0e+128x1o", harmonics(3), "128x0e+128x1o+128x2e"),
+    "mace-large": ProductCase("128x0e+128x1o+128x2e", harmonics(3), "128x0e+128x1o+128x2e+128x3o"),
+    "nequip-lips": ProductCase(_both(32, 2), harmonics(2), _both(32, 2)),
+    "nequip-aspirin": ProductCase(_both(64, 1), harmonics(1), _both(64, 1)),
+    "nequip-toluene": ProductCase(_both(64, 2), harmonics(2), _both(64, 2)),
+    "nequip-benzene": ProductCase(_both(64, 3), harmonics(3), _both(64, 3)),
+    "sevennet-l3i5": ProductCase("128x0e+64x1e+32x2e+32x3e", "1x0e+1x1e+1x2e+1x3e", "128x0e+64x1e+32x2e+32x3e"),
+    "diffdock-l1": ProductCase(_DIFFDOCK, harmonics(1), _DIFFDOCK, "uvw"),
+    "diffdock-l2": ProductCase(_DIFFDOCK, harmonics(2), _DIFFDOCK, "uvw"),
+    "deeph-e3": ProductCase(_DEEPH, harmonics(5), _DEEPH, "uvw", shared=True),
+    "hamgnn": ProductCase(_HAMGNN, harmonics(5), _HAMGNN),
+    "nextham": ProductCase(_NEXTHAM, harmonics(5), _NEXTHAM),
+    "single-110": ProductCase("128x1e", "1x1e", "128x0e"),
+    "single-222": ProductCase("128x2e", "1x2e", "128x2e"),
+    "single-533": ProductCase("128x5e", "1x3e", "128x3e"),
+    "single-747": ProductCase("128x7e", "1x4e", "128x7e"),
+    "single-777": ProductCase("128x7e", "1x7e", "128x7e"),
 }

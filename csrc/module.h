@@ -15,7 +15,8 @@ void bind_number_text(pybind11::module_& m);
   X(gram) \
   X(layer_norm_silu) \
   X(norm) \
-  X(rotation)
+  X(rotation) \
+  X(tensor_product)
 // clang-format on
 
 #define NEXTHAM_DECLARE(op) void bind_##op(pybind11::module_& m);

@@ -21,6 +21,7 @@ _KERNELS = {
     "norm": {"cpu": "cpp"},
     "number_text": {"cpu": "cpp"},
     "rotation": {"cpu": "cpp"},
+    "tensor_product": {"cpu": "cpp"},
 }
 """Operation → device → kind of kernel, for everything that is more than its reference."""
 

@@ -3,7 +3,7 @@
 An op `nextham::<name>` is a function of tensors and of plain settings (numbers, words). On the CPU its kernel runs, on
 other devices (until they have kernels) and with `NEXTHAM_KERNELS=reference` its reference. Its backward is the op
 `nextham::<name>_backward`, also with a kernel; the derivative of that one, which second derivatives need, is the
-derivative of the reference.
+derivative of the reference, or of a multilinear op a composition of both kernels.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def define(
     forward: Callable[..., torch.Tensor],
     backward: Callable[..., list[torch.Tensor]] | None,
     fake: Callable[..., torch.Tensor] | None = None,
+    linear_part: Callable[..., tuple] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
 
@@ -37,6 +38,9 @@ def define(
             `needs` says which are wanted, the others may be empty tensors. None: the reference's derivative.
         fake: returns an empty result of the right shape, with exactly these arguments; by default the reference, which
             must not read tensors other than its arguments then.
+        linear_part: of an op that is linear in each of its tensors, or constant: (i, settings …) → settings that leave
+            only what is linear in the i-th. Derivatives of any order are then compositions of the op and of its
+            backward, instead of the reference's from the second on.
 
     Returns:
         The op; any derivative with respect to its tensors up to second order exists.
@@ -85,9 +89,31 @@ def define(
             found = iter(torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True))
         return (*(next(found) if t.requires_grad else None for t in tensors), *(None for _ in ctx.settings))
 
+    def pull_multilinear(ctx: object, grads2: Sequence[torch.Tensor]) -> tuple:
+        grad, *tensors = ctx.saved_tensors
+        *settings, had = ctx.settings
+        wanted = ctx.needs_input_grad[1 : n_tensors + 1]
+        grad2_grad, found = None, [None] * n_tensors
+        for i, grad2 in enumerate(grads2):
+            if grad2 is None or not had[i]:
+                continue
+            # ⟨grad, f_i(…, grad2_i, …)⟩ is what this cotangent adds to the loss, f_i being the part linear in tensor i.
+            replaced = [*tensors[:i], grad2, *tensors[i + 1 :], *linear_part(i, *settings)]
+            needs = [want and j != i for j, want in enumerate(wanted)]
+            if ctx.needs_input_grad[0]:
+                grad2_grad = _sum(grad2_grad, op(*replaced))
+            if any(needs):
+                pulled = op_backward(grad, *replaced, needs)
+                found = [_sum(f, g) if need else f for f, g, need in zip(found, pulled, needs, strict=True)]
+        return (grad2_grad, *found, *(None for _ in ctx.settings))
+
     torch.library.register_autograd(op_name, pull, setup_context=keep)
-    torch.library.register_autograd(backward_name, pull_again, setup_context=keep)
+    torch.library.register_autograd(backward_name, pull_multilinear if linear_part else pull_again, setup_context=keep)
     return op
+
+
+def _sum(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:
+    return b if a is None else a + b
 
 
 def _contiguous(args: Sequence[object]) -> list[object]:
