@@ -245,8 +245,8 @@ def test_contract():
     nan = h.clone()
     nan[1, 2, 3] = torch.nan
     for call, error, sentence in (
-        (lambda: eigh(nan, s), ValueError, "h: contains numbers that are not finite (k-point 1)"),
-        (lambda: eigh(h, nan), ValueError, "s: contains numbers that are not finite (k-point 1)"),
+        (lambda: eigh(nan, s), ValueError, "h: contains numbers that are not finite (structure 0, k-point 1)"),
+        (lambda: eigh(h, nan), ValueError, "s: contains numbers that are not finite (structure 0, k-point 1)"),
         (lambda: eigh(h[:, 1:], s), ValueError, "h: expected shape [q, 5, N], got [2, 4, 5]"),
         (lambda: eigh(h, s[1:]), ValueError, "s: expected shape [q, 5, N] with q = 2, N = 5, got [1, 5, 5]"),
         (lambda: eigh([h, h], [s]), ValueError, "s: expected one for each of 2 structures"),

@@ -17,6 +17,7 @@ from nextham.structure import Structure
 
 if TYPE_CHECKING:
     from nextham.blocks import Blocks
+    from nextham_kernels.ops.bloch_sum import BlochLayout
 
 
 def element_pairs(graph: Graph) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -29,8 +30,7 @@ def element_pairs(graph: Graph) -> Iterator[tuple[int, int, np.ndarray]]:
 
 def positions(this: Blocks) -> tuple[np.ndarray, np.ndarray, int]:
     """Returns row and column of each number of `data` in the matrix of the cell (spin fastest), and its size."""
-    if this.n_spin == 2:
-        raise ValueError("n_spin 2 is two matrices: take channel(0) and channel(1)")
+    _one_matrix(this)
     start = this.basis.offsets(this.graph.structure.numbers)
     spins = 2 if this.n_spin == 4 else 1
     rows, columns = np.empty((2, len(this.data)), dtype=np.int64)
@@ -61,14 +61,37 @@ def to_dense(this: Blocks, k: Sequence[float] | np.ndarray) -> np.ndarray:
     k = np.asarray(k, dtype=np.float64)
     if k.ndim not in (1, 2) or k.shape[-1] != 3:
         raise ValueError(f"k: expected shape (3,) or (q, 3), got {k.shape}")
-    rows, columns, size = this.positions()
-    place = rows * size + columns
-    dense = np.empty((len(np.atleast_2d(k)), size * size), dtype=np.complex128)
-    for q, point in enumerate(np.atleast_2d(k)):
-        phased = this.data * np.repeat(np.exp(2j * np.pi * (this.graph.R @ point)), this.sizes)
-        dense[q].real = np.bincount(place, phased.real, size * size)
-        dense[q].imag = np.bincount(place, phased.imag, size * size)
-    return dense.reshape(*k.shape[:-1], size, size)
+    import torch
+
+    from nextham_kernels.ops.bloch_sum import bloch_sum
+
+    layout = this.bloch_layout()
+    kind = np.complex128 if np.iscomplexobj(this.data) else np.float64
+    data = torch.from_numpy(this.data.astype(kind, copy=False))
+    dense = bloch_sum(data, layout, torch.from_numpy(np.atleast_2d(k))).numpy()
+    return dense.reshape(*k.shape[:-1], layout.size, layout.size)
+
+
+def bloch_layout(this: Blocks) -> BlochLayout:
+    """Returns where the blocks go in M(k), for `nextham_kernels.ops.bloch_sum` with `torch.from_numpy(data)`.
+
+    Raises:
+        ValueError: n_spin 2 (take the channels).
+    """
+    import torch
+
+    from nextham_kernels.ops.bloch_sum import bloch_layout as layout_of
+
+    _one_matrix(this)
+    graph = this.graph
+    orbitals = np.asarray(this.basis.n_orbitals_of(graph.structure.numbers), dtype=np.int64)
+    arrays = (torch.from_numpy(x) for x in (graph.src, graph.dst, graph.R, orbitals))
+    return layout_of(*arrays, spins=2 if this.n_spin == 4 else 1)
+
+
+def _one_matrix(this: Blocks) -> None:
+    if this.n_spin == 2:
+        raise ValueError("n_spin 2 is two matrices: take channel(0) and channel(1)")
 
 
 def to_sparse(this: Blocks, order: str = "abacus") -> tuple[np.ndarray, list[scipy.sparse.csr_matrix]]:

@@ -281,6 +281,7 @@ class Blocks:
 
     positions = block_layouts.positions
     reordered = block_layouts.reordered
+    bloch_layout = block_layouts.bloch_layout
     to_dense = block_layouts.to_dense
     to_sparse = block_layouts.to_sparse
     from_sparse = classmethod(block_layouts.from_sparse)

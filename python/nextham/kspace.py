@@ -1,21 +1,30 @@
-"""Eigenproblems at k-points: H(k) C = S(k) C ε."""
+"""Matrices at k-points and their eigenproblems: H(k) C = S(k) C ε."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import scipy.linalg
+import torch
 
 from nextham.blocks import Blocks
+from nextham_kernels.ops.bloch_sum import bloch_derivative, bloch_sum
+from nextham_kernels.ops.eigh import Eigh, NotPositiveDefinite, eigh
 
-__all__ = ["bands_at", "eigenvectors_at", "has_time_reversal", "overlap_with_spin"]
+__all__ = [
+    "BlochMatrix",
+    "bands_at",
+    "bloch_pairs",
+    "eigenvectors_at",
+    "has_time_reversal",
+    "overlap_with_spin",
+    "solve",
+]
+
+Progress = Callable[[int, int], None]
 
 _MEMORY = 2**28
-"""Bytes of dense matrices that are held at a time, if one pair of them is not larger."""
-
-_SMALLEST_RCOND = 1e-13
-"""Below this reciprocal condition number of S(k) rounding (1e-16) alone moves eigenvalues by meV and more."""
+"""Bytes of dense matrices that are held at a time, if one k-point's are not larger."""
 
 
 def overlap_with_spin(overlap: Blocks, n_spin: int) -> Blocks:
@@ -45,17 +54,123 @@ def has_time_reversal(hamiltonian: Blocks, tolerance: float = 1e-5) -> bool:
     return True
 
 
+class BlochMatrix:
+    """The Hermitian part of M(k) = Σ_R exp(2πi k·R) M(R), dense, in double precision; no gradients.
+
+    The Hermitian part is taken because a predicted H is Hermitian only up to its own error.
+
+    Args:
+        blocks: M with n_spin 1 or 4.
+        spins: 1 or 2; a matrix without spin is then the same for both.
+
+    Raises:
+        ValueError: n_spin 2 (take the channels), or fewer spins than the matrix has.
+    """
+
+    def __init__(self, blocks: Blocks, spins: int = 1) -> None:
+        own = {1: 1, 4: 2}.get(blocks.n_spin, 3)
+        if own > spins:
+            raise ValueError(f"blocks: expected n_spin 1{' or 4' if spins == 2 else ''}, got {blocks.n_spin}")
+        self.layout = blocks.bloch_layout()
+        kind = np.complex128 if np.iscomplexobj(blocks.data) else np.float64
+        self.data = torch.from_numpy(blocks.data.astype(kind, copy=False))
+        self.cell = torch.from_numpy(np.array(blocks.graph.structure.cell, dtype=np.float64))
+        self.doubled = spins > own
+        self.size = self.layout.size * (2 if self.doubled else 1)
+        """Rows of M(k): orbitals in the order of `Blocks.to_dense`, the spin index fastest."""
+
+    def at(self, kpoints: np.ndarray) -> torch.Tensor:
+        """Returns M(k) [q, a, b], complex128, for k-points [q, 3] in units of the reciprocal lattice vectors."""
+        return self._dressed(bloch_sum(self.data, self.layout, torch.as_tensor(kpoints)))
+
+    def derivative(self, kpoints: np.ndarray) -> torch.Tensor:
+        """Returns ∂M/∂k for Cartesian k [q, 3, a, b], in units of M times Å."""
+        return self._dressed(bloch_derivative(self.data, self.layout, torch.as_tensor(kpoints), self.cell))
+
+    def _dressed(self, matrix: torch.Tensor) -> torch.Tensor:
+        matrix = (matrix + matrix.mH) / 2
+        if not self.doubled:
+            return matrix
+        n = matrix.shape[-1]
+        wide = matrix.new_zeros(*matrix.shape[:-2], n, 2, n, 2)
+        wide[..., 0, :, 0] = wide[..., 1, :, 1] = matrix
+        return wide.flatten(-4, -3).flatten(-2)
+
+
+def bloch_pairs(hamiltonian: Blocks, overlap: Blocks) -> list[tuple[BlochMatrix, BlochMatrix]]:
+    """Returns (H, S) of the independent eigenproblems: one, or one per spin for n_spin 2; checked.
+
+    Args:
+        hamiltonian: H, eV, with both directions of every edge.
+        overlap: S on any graph of the same structure, with any spin; likewise.
+
+    Raises:
+        ValueError: H and S are not of the same structure and basis, a number that is not finite, or an edge without its
+            reverse.
+    """
+    _check(hamiltonian, overlap)
+    spins = 2 if hamiltonian.n_spin == 4 else 1
+    if (overlap.n_spin != 1 and overlap.n_spin != hamiltonian.n_spin) or overlap.n_spin == 2:
+        overlap = overlap.spinless()
+    s = BlochMatrix(overlap, spins)
+    channels = [hamiltonian.channel(0), hamiltonian.channel(1)] if hamiltonian.n_spin == 2 else [hamiltonian]
+    return [(BlochMatrix(h, spins), s) for h in channels]
+
+
+def solve(
+    h: BlochMatrix,
+    s: BlochMatrix,
+    kpoints: np.ndarray,
+    *,
+    vectors: bool,
+    energies: tuple[float, float] | None = None,
+    threshold: float | None = None,
+    memory: int = _MEMORY,
+    matrices: int = 2,
+) -> Iterator[tuple[np.ndarray, Eigh]]:
+    """Yields groups of k-points and the solution of H(k) C = S(k) C ε at them (`nextham_kernels.ops.eigh`).
+
+    Args:
+        h: H.
+        s: S.
+        kpoints: [q, 3], in units of the reciprocal lattice vectors.
+        vectors: whether C is wanted.
+        energies: a window of energies, eV.
+        threshold: eigenvalues of S(k) up to it are dropped (canonical orthogonalisation); None: they are an error.
+        memory: bytes of dense matrices to hold at a time; never less than one k-point's.
+        matrices: how many of them there are for each k-point, what the caller makes included.
+
+    Raises:
+        ValueError: kpoints that are not finite numbers [q, 3]; an S(k) that is indefinite or singular to rounding.
+    """
+    kpoints = np.asarray(kpoints, dtype=np.float64)
+    if kpoints.ndim != 2 or kpoints.shape[1] != 3 or not np.isfinite(kpoints).all():
+        raise ValueError(f"kpoints: expected finite numbers of shape (q, 3), got shape {kpoints.shape}")
+    # Groups that fit into the memory, but not so large that a progress bar stands still.
+    fits = memory // max(1, 16 * matrices * h.size**2)
+    step = max(1, min(fits, max(8 * torch.get_num_threads(), len(kpoints) // 20)))
+    for first in range(0, len(kpoints), step):
+        group = kpoints[first : first + step]
+        try:
+            yield group, eigh(h.at(group), s.at(group), vectors=vectors, energies=energies, threshold=threshold)
+        except NotPositiveDefinite as error:
+            raise ValueError(
+                f"overlap: S(k) at k = ({', '.join(f'{x:.6g}' for x in group[error.k])}) has the eigenvalue "
+                f"{error.smallest:.3g}, too small for an eigenproblem (S must be positive definite): "
+                "S does not belong to this structure, lacks lattice vectors, or the basis is overcomplete "
+                "(then give a threshold)"
+            ) from None
+
+
 def bands_at(
     hamiltonian: Blocks,
     overlap: Blocks,
     kpoints: np.ndarray,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     memory: int = _MEMORY,
+    threshold: float | None = None,
 ) -> np.ndarray:
-    """Returns the eigenvalues ε of H(k) C = S(k) C ε, ascending.
-
-    M(k) = Σ_R exp(2πi k·R) M(R); of both matrices the Hermitian part is taken, because a predicted H is Hermitian only
-    up to its own error.
+    """Returns the eigenvalues ε of H(k) C = S(k) C ε, ascending; of both matrices the Hermitian part is taken.
 
     Args:
         hamiltonian: H, eV, with both directions of every edge.
@@ -63,6 +178,8 @@ def bands_at(
         kpoints: [q, 3], in units of the reciprocal lattice vectors.
         progress: called with the number of k-points done and their total (n_spin 2: twice that of `kpoints`).
         memory: bytes of dense matrices to hold at a time; never less than one k-point's.
+        threshold: eigenvalues of S(k) up to it are dropped by canonical orthogonalisation, and with them the highest
+            levels: those that any k-point lacks are not returned. None: S(k) must be positive definite.
 
     Returns:
         eV, [q, s]; n_spin 2: [2, q, s]. For n_spin 1 each level holds two electrons, else one.
@@ -71,16 +188,17 @@ def bands_at(
         ValueError: H and S are not of the same structure and basis, a number that is not finite, an edge without its
             reverse, or an S(k) that is indefinite or singular to rounding: with k and the smallest eigenvalue.
     """
-    kpoints = _checked(hamiltonian, overlap, kpoints)
-    channels = _channels(hamiltonian, overlap)
-    total, levels = len(channels) * len(kpoints), []
-    for h, s in channels:
-        for h_k, s_k, k in _dense(h, s, kpoints, memory):
-            _check_overlap(s_k, k)
-            levels.append(scipy.linalg.eigh(h_k, s_k, eigvals_only=True, check_finite=False))
+    pairs = bloch_pairs(hamiltonian, overlap)
+    total, done, levels = len(pairs) * len(kpoints), 0, []
+    for h, s in pairs:
+        for group, found in solve(h, s, kpoints, vectors=False, threshold=threshold, memory=memory):
+            levels.append(found.values.numpy())
+            done += len(group)
             if progress is not None:
-                progress(len(levels), total)
-    values = np.array(levels).reshape(len(channels), len(kpoints), channels[0][0].n_orbitals * _spins(channels[0][0]))
+                progress(done, total)
+    values = np.concatenate(levels) if levels else np.empty((0, pairs[0][0].size))
+    values = values.reshape(len(pairs), len(kpoints), pairs[0][0].size)
+    values = values[:, :, np.isfinite(values).all((0, 1))]
     return values if hamiltonian.n_spin == 2 else values[0]
 
 
@@ -90,39 +208,19 @@ def eigenvectors_at(hamiltonian: Blocks, overlap: Blocks, kpoints: np.ndarray) -
     Raises:
         ValueError: as `bands_at`; also n_spin 2 (take the channels).
     """
-    kpoints = _checked(hamiltonian, overlap, kpoints)
     if hamiltonian.n_spin == 2:
         raise ValueError("hamiltonian: n_spin 2 is two matrices: take channel(0) and channel(1)")
-    values, vectors = [], []
-    for h_k, s_k, k in _dense(*_channels(hamiltonian, overlap)[0], kpoints, _MEMORY):
-        _check_overlap(s_k, k)
-        epsilon, c = scipy.linalg.eigh(h_k, s_k, check_finite=False)
-        values.append(epsilon)
-        vectors.append(c)
-    size = hamiltonian.n_orbitals * _spins(hamiltonian)
-    return np.array(values).reshape(-1, size), np.array(vectors).reshape(-1, size, size)
+    ((h, s),) = bloch_pairs(hamiltonian, overlap)
+    found = [solution for _, solution in solve(h, s, kpoints, vectors=True)]
+    if not found:
+        return np.empty((0, h.size)), np.empty((0, h.size, h.size), dtype=np.complex128)
+    return np.concatenate([f.values.numpy() for f in found]), np.concatenate([f.vectors.numpy() for f in found])
 
 
-def _spins(blocks: Blocks) -> int:
-    return 2 if blocks.n_spin == 4 else 1
-
-
-def _channels(hamiltonian: Blocks, overlap: Blocks) -> list[tuple[Blocks, Blocks]]:
-    """The independent eigenproblems: one, or one per spin for n_spin 2."""
-    if hamiltonian.n_spin == 2:
-        overlap = overlap_with_spin(overlap, 1)
-        return [(hamiltonian.channel(0), overlap), (hamiltonian.channel(1), overlap)]
-    return [(hamiltonian, overlap_with_spin(overlap, hamiltonian.n_spin))]
-
-
-def _checked(hamiltonian: Blocks, overlap: Blocks, kpoints: np.ndarray) -> np.ndarray:
-    """The k-points [q, 3], after all checks of the three arguments."""
+def _check(hamiltonian: Blocks, overlap: Blocks) -> None:
     numbers = hamiltonian.graph.structure.numbers
     if not np.array_equal(numbers, overlap.graph.structure.numbers) or hamiltonian.basis != overlap.basis:
         raise ValueError("overlap: expected the atoms and the basis of the Hamiltonian")
-    kpoints = np.asarray(kpoints, dtype=np.float64)
-    if kpoints.ndim != 2 or kpoints.shape[1] != 3 or not np.isfinite(kpoints).all():
-        raise ValueError(f"kpoints: expected finite numbers of shape (q, 3), got shape {kpoints.shape}")
     for name, matrix in (("hamiltonian", hamiltonian), ("overlap", overlap)):
         if not np.isfinite(matrix.data).all():
             raise ValueError(f"{name}: contains numbers that are not finite")
@@ -136,28 +234,3 @@ def _checked(hamiltonian: Blocks, overlap: Blocks, kpoints: np.ndarray) -> np.nd
                 f"{name}: {len(lonely)} edges lack their reverse, with elements up to {largest:.3g}: "
                 "bands need M(R) and M(-R)"
             )
-    return kpoints
-
-
-def _dense(hamiltonian: Blocks, overlap: Blocks, kpoints: np.ndarray, memory: int):  # noqa: ANN202
-    """Hermitian parts of H(k) and S(k), and k, for each k-point."""
-    bytes_per_point = 2 * 16 * (hamiltonian.n_orbitals * _spins(hamiltonian)) ** 2
-    step = max(1, memory // max(1, bytes_per_point))
-    for first in range(0, len(kpoints), step):
-        chunk = kpoints[first : first + step]
-        for h_k, s_k, k in zip(hamiltonian.to_dense(chunk), overlap.to_dense(chunk), chunk, strict=True):
-            yield (h_k + h_k.conj().T) / 2, (s_k + s_k.conj().T) / 2, k
-
-
-def _check_overlap(s_k: np.ndarray, k: np.ndarray) -> None:
-    """Refuses an S(k) that is not safely positive definite: LAPACK would fail, or return noise."""
-    factor, failed = scipy.linalg.lapack.zpotrf(s_k, lower=1)
-    norm = np.abs(s_k).sum(axis=0).max(initial=0.0)
-    rcond = 0.0 if failed else scipy.linalg.lapack.zpocon(factor, norm, uplo="L")[0]
-    if len(s_k) and rcond < _SMALLEST_RCOND:
-        smallest = scipy.linalg.eigvalsh(s_k)[0]
-        raise ValueError(
-            f"overlap: S(k) at k = ({', '.join(f'{x:.6g}' for x in k)}) has the eigenvalue {smallest:.3g}, "
-            "too small for an eigenproblem (S must be positive definite): "
-            "S does not belong to this structure, lacks lattice vectors, or the basis is overcomplete"
-        )

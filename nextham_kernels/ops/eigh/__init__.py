@@ -140,10 +140,6 @@ def _check(
         check_tensors(complex_=isinstance(h, torch.Tensor) and h.is_complex(), **given)
         shapes = {name: (x, f"q {x.shape[-1] if x.ndim else 'N'} N") for name, x in given.items()}
         n = check_shapes(**shapes)["N"]
-        for name, x in given.items():
-            finite = torch.isfinite(x.detach()).flatten(1).all(1)
-            if not finite.all():
-                raise ValueError(f"{name}: contains numbers that are not finite (k-point {int(finite.int().argmin())})")
         if window is not None and not 0 <= window[0] < window[1] <= n:
             raise ValueError(f"window: expected 0 <= first < last <= {n}, got {window[0]} and {window[1]}")
     if window is not None and energies is not None:

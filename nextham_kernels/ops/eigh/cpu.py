@@ -17,9 +17,9 @@ _GROUP = 1 << 16
 
 def solve(problems: list[Problem], vectors: bool, window: Window, threshold: float | None) -> list[Found]:
     """Does what `reference.solve` does; the result does not depend on the number of threads beyond rounding."""
-    tasks = []
+    tasks, threads = [], torch.get_num_threads()
     for i, (h, _) in enumerate(problems):
-        step = max(1, _GROUP // max(1, h.shape[-1] ** 2))
+        step = max(1, min(_GROUP // max(1, h.shape[-1] ** 2), -(-len(h) // threads)))
         tasks += [(i, k, min(k + step, len(h))) for k in range(0, max(1, len(h)), step)]
     # The largest matrices first, so that no thread is left with one of them at the end.
     tasks.sort(key=lambda task: -problems[task[0]][0].shape[-1])
@@ -32,7 +32,6 @@ def solve(problems: list[Problem], vectors: bool, window: Window, threshold: flo
         with torch.no_grad():
             return batch(i, k, h[k:end], part, vectors, window, threshold, condition_of)
 
-    threads = torch.get_num_threads()
     if threads > 1 and len(tasks) >= threads:
         with _serial_linear_algebra(), ThreadPoolExecutor(threads) as pool:
             done = list(pool.map(run, tasks))
