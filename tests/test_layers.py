@@ -28,7 +28,10 @@ BELOW["kpath"] = {"structure"}
 BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
 BELOW["fermi"] = {*BELOW["kspace"], "kspace"}
 BELOW["loss_target"] = BELOW["metrics"] = {*BELOW["kspace"], "kspace"}
-BELOW["losses"] = {"loss_target"}
+BELOW["compact_target"] = {*BELOW["loss_target"], "loss_target"}
+BELOW["losses"] = {"loss_target", "compact_target"}
+BELOW["dataset"] = {*BELOW["blocks"], "blocks", "io", "kspace", "loss_target", "metrics"}
+BELOW["train"] = {*BELOW["dataset"], *BELOW["losses"], "dataset", "losses", "model", "fermi"}
 BELOW["bands"] = {"blocks", "io", "kpath", "kspace"}
 BELOW["bands_plot"] = {"bands", "metrics"}
 BELOW["cli"] = {*BELOW}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from nextham.basis import PUBLISHED_SHELLS_PADDED, published_slots
 from nextham.blocks import Blocks
 from nextham.kspace import overlap_with_spin
 
-__all__ = ["Target", "low_bands"]
+__all__ = ["ShellPairSums", "Target", "low_bands"]
 
 
 def low_bands(gamma_levels: np.ndarray, efermi: float, above: float = 10.0) -> int:
@@ -29,6 +31,15 @@ def low_bands(gamma_levels: np.ndarray, efermi: float, above: float = 10.0) -> i
     if not 2 <= first < len(gamma_levels):
         raise ValueError(f"gamma_levels: expected levels on both sides of E_F + {above:g} eV = {efermi + above:g} eV")
     return first - 1
+
+
+class ShellPairSums(NamedTuple):
+    """Sums over the spin blocks and components of each pair of shells [e, p], which the trace label is made of."""
+
+    delta: torch.Tensor  # Σ |ΔH|²
+    mixed: torch.Tensor  # Σ Re(ΔH* S)
+    overlap: torch.Tensor  # Σ |S|²
+    count: torch.Tensor  # Σ 1 over real orbitals
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +107,46 @@ class Target:
         """Returns which elements lie between real orbitals, bool [e, 1, a, b]."""
         return (self.exists[self.src][:, :, None] & self.exists[self.dst][:, None, :])[:, None]
 
+    @property
+    def trace_shape(self) -> tuple[int, int]:
+        """Shape of the trace head [e, p]."""
+        return len(self.src), len(self.shells) ** 2
+
+    def error(self, delta: torch.Tensor) -> torch.Tensor:
+        """Returns E = ΔĤ − ΔH of a prediction [e, s, a, b].
+
+        Raises:
+            ValueError: another shape.
+        """
+        if delta.shape != self.delta.shape:
+            raise ValueError(f"delta: expected shape {tuple(self.delta.shape)}, got {tuple(delta.shape)}")
+        return delta - self.delta
+
+    def outside(self, delta: torch.Tensor) -> torch.Tensor:
+        """Returns the real part of a prediction where there are no orbitals, zero elsewhere."""
+        return delta.real * ~self.mask()
+
+    def bloch_sum(self, error: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        """Returns Σ_e exp(2πi k·R_e) E_e [N, N], N = n · spin · a as the eigenvectors have it."""
+        n_atoms, slots = self.exists.shape
+        spins = 2 if error.shape[1] == 4 else 1
+        angle = 2 * torch.pi * (self.R.to(k.dtype) @ k)
+        phased = torch.polar(torch.ones_like(angle), angle)[:, None, None, None] * error
+        pairs = phased.new_zeros(n_atoms**2, *error.shape[1:])
+        pairs = pairs.index_add(0, self.src * n_atoms + self.dst, phased)
+        pairs = pairs.reshape(n_atoms, n_atoms, spins, spins, slots, slots)
+        return pairs.permute(0, 2, 4, 1, 3, 5).reshape(n_atoms * spins * slots, -1)
+
+    @cached_property
+    def shell_pair_sums(self) -> ShellPairSums:
+        """What the trace label is made of."""
+        delta, overlap = self.delta, self.overlap
+        count = self.mask()[:, 0].to(delta.real.dtype) * delta.shape[1]
+        sums = ((delta * delta.conj()).real, (delta.conj() * overlap).real, (overlap * overlap.conj()).real)
+        return ShellPairSums(
+            *(_per_shell_pair(x.sum(1), self.shells) for x in sums), _per_shell_pair(count, self.shells)
+        )
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Target:
         """Returns the target on a device, its numbers in a real dtype and the complex one that goes with it."""
         wide = torch.complex64 if dtype == torch.float32 else torch.complex128
@@ -157,3 +208,11 @@ class Target:
             low=torch.from_numpy(np.asarray(low, dtype=bool)),
             shells=tuple(shells),
         )
+
+
+def _per_shell_pair(blocks: torch.Tensor, shells: tuple[int, ...]) -> torch.Tensor:
+    """Sums [e, a, b] over the components of each pair of shells, [e, p]."""
+    sizes = torch.tensor([2 * l + 1 for l in shells], device=blocks.device)
+    shell_of = torch.repeat_interleave(torch.arange(len(shells), device=blocks.device), sizes)
+    rows = blocks.new_zeros(len(blocks), len(shells), blocks.shape[2]).index_add(1, shell_of, blocks)
+    return rows.new_zeros(len(blocks), len(shells), len(shells)).index_add(2, shell_of, rows).flatten(1)

@@ -9,8 +9,9 @@ With the error E = ΔĤ − ΔH_label on the edges of one structure, its Bloch s
     total = (1 − w) loss_H + w · stopgrad(loss_H/loss_t) · loss_t
 
 ‖·‖ = Σ|Re| + |Im|; with squares every |x| becomes x². N_R counts real orbitals (four spin blocks with spin), never
-padding. Where several k-points are given, k-space terms are their mean. This is the meaning, in plain torch on padded
-blocks [e, s, a, b] (s: spin blocks 1 or 4; all slots in one order, any); it is the form in which NextHAM was published.
+padding. Where several k-points are given, k-space terms are their mean. The target says how E is stored: `Target` has
+padded blocks [e, s, a, b] (s: spin blocks 1 or 4; all slots in one order, any), the form in which NextHAM was
+published; `CompactTarget` only what exists, the form in which it trains. Both give the same numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import layer_norm
 
+from nextham.compact_target import CompactTarget
 from nextham.loss_target import Target
 
 __all__ = ["Loss", "LossSettings", "gauge_mu", "hamiltonian_loss", "total_loss", "trace_loss"]
@@ -74,11 +76,16 @@ class Loss(NamedTuple):
     """The weighted terms of loss_H: `real`, `low`, `rest`, `coupling`."""
 
 
-def total_loss(delta: torch.Tensor, trace: torch.Tensor, target: Target, settings: LossSettings | None = None) -> Loss:
+def total_loss(
+    delta: torch.Tensor,
+    trace: torch.Tensor,
+    target: Target | CompactTarget,
+    settings: LossSettings | None = None,
+) -> Loss:
     """Returns the loss of one structure.
 
     Args:
-        delta: predicted ΔH [e, s, a, b], real or complex, eV.
+        delta: predicted ΔH in the form that the target's `error` takes, eV.
         trace: the trace head [e, p], a number for each pair of shells.
         target: the structure, its label and its bands.
         settings: weights and form.
@@ -91,16 +98,16 @@ def total_loss(delta: torch.Tensor, trace: torch.Tensor, target: Target, setting
         ValueError: a shape that does not fit the target.
     """
     settings = settings or LossSettings()
-    if delta.shape != target.delta.shape:
-        raise ValueError(f"delta: expected shape {tuple(target.delta.shape)}, got {tuple(delta.shape)}")
-    if trace.shape != (len(target.src), len(target.shells) ** 2):
-        raise ValueError(
-            f"trace: expected shape {(len(target.src), len(target.shells) ** 2)}, got {tuple(trace.shape)}"
-        )
-    error = delta - target.delta
+    error = target.error(delta)
+    if trace.shape != target.trace_shape:
+        raise ValueError(f"trace: expected shape {target.trace_shape}, got {tuple(trace.shape)}")
     projected = [project(error, target, q) for q in range(len(target.kpoints))]
     mu = gauge_mu(error, projected, target, settings)
     terms = hamiltonian_loss(error, projected, mu.detach(), target, settings)
+    if settings.padded_slots:
+        outside = target.outside(delta)
+        outside = outside.square().sum() if settings.squares else outside.abs().sum()
+        terms["real"] = terms["real"] + settings.real * outside / target.n_elements
     of_h = sum(terms.values())
     of_trace = trace_loss(trace, mu, target)
     # A trace loss of exactly zero has no ratio; it then adds nothing.
@@ -117,32 +124,25 @@ class Projected(NamedTuple):
     coupling: torch.Tensor  # E_PQ
 
 
-def project(error: torch.Tensor, target: Target, q: int) -> Projected:
-    """Returns U†E(k)U of k-point q, cut into low bands and rest.
-
-    E(k) = Σ_e exp(2πi k·R_e) E_e, row block src, column block dst.
+def project(error: torch.Tensor, target: Target | CompactTarget, q: int) -> Projected:
+    """Returns U†E(k)U of k-point q, cut into low bands and rest; E(k) = Σ_e exp(2πi k·R_e) E_e.
 
     Args:
-        error: E [e, s, a, b], eV.
+        error: E as the target stores it, eV.
         target: edges, k-points and eigenvectors.
         q: which of the k-points.
     """
-    vectors = target.vectors[q].flatten(1)  # [band, n · spin · a]
-    n_atoms, slots = target.exists.shape
-    spins = 2 if error.shape[1] == 4 else 1
-    angle = 2 * torch.pi * (target.R.to(target.kpoints.dtype) @ target.kpoints[q])
-    phased = torch.polar(torch.ones_like(angle), angle)[:, None, None, None] * error
-    pairs = phased.new_zeros(n_atoms**2, *error.shape[1:])
-    pairs = pairs.index_add(0, target.src * n_atoms + target.dst, phased)
-    pairs = pairs.reshape(n_atoms, n_atoms, spins, spins, slots, slots)
-    dense = pairs.permute(0, 2, 4, 1, 3, 5).reshape(n_atoms * spins * slots, -1)
+    vectors = target.vectors[q].flatten(1)  # [band, orbital with spin]
+    dense = target.bloch_sum(error, target.kpoints[q])
     common = torch.promote_types(dense.dtype, vectors.dtype)
     between = vectors.to(common).conj() @ dense.to(common) @ vectors.to(common).T
     low = target.low[q]
     return Projected(between[low][:, low], between[~low][:, ~low], between[low][:, ~low])
 
 
-def gauge_mu(error: torch.Tensor, projected: list[Projected], target: Target, settings: LossSettings) -> torch.Tensor:
+def gauge_mu(
+    error: torch.Tensor, projected: list[Projected], target: Target | CompactTarget, settings: LossSettings
+) -> torch.Tensor:
     """Returns the gauge shift μ of the module's page, eV; it minimises the squared loss without its coupling."""
     above = settings.real * (target.overlap.conj() * error).real.sum() / target.n_elements
     below = settings.real * _squared(target.overlap).sum() / target.n_elements
@@ -155,9 +155,13 @@ def gauge_mu(error: torch.Tensor, projected: list[Projected], target: Target, se
 
 
 def hamiltonian_loss(
-    error: torch.Tensor, projected: list[Projected], mu: torch.Tensor, target: Target, settings: LossSettings
+    error: torch.Tensor,
+    projected: list[Projected],
+    mu: torch.Tensor,
+    target: Target | CompactTarget,
+    settings: LossSettings,
 ) -> dict[str, torch.Tensor]:
-    """Returns the weighted terms of loss_H for a given μ; their sum is the loss."""
+    """Returns the weighted terms of loss_H over real orbitals for a given μ; their sum is the loss."""
 
     def size(x: torch.Tensor) -> torch.Tensor:
         return (x.square() if settings.squares else x.abs()).sum()
@@ -165,9 +169,7 @@ def hamiltonian_loss(
     def mean(x: torch.Tensor) -> torch.Tensor:
         return (size(x.real) + size(x.imag)) / max(1, x.numel())
 
-    shifted = error - mu * target.overlap
-    if not settings.padded_slots:
-        shifted = shifted * target.mask()
+    shifted = (error - mu * target.overlap) * target.mask()
     real = size(shifted.real)
     if settings.imaginary and shifted.is_complex():
         real = real + size(shifted.imag)
@@ -181,21 +183,22 @@ def hamiltonian_loss(
     return terms
 
 
-def trace_loss(trace: torch.Tensor, mu: torch.Tensor, target: Target) -> torch.Tensor:
+def trace_loss(trace: torch.Tensor, mu: torch.Tensor, target: Target | CompactTarget) -> torch.Tensor:
     """Returns the masked mean of |trace head − label|.
 
     label = layernorm over the pairs of shells of Σ|ΔH_label + μS|² (spin blocks and components summed); a pair counts
     where the layernorm of the same sum of ones over real orbitals is not 0. So the published mask leaves out only a
-    pair whose number of orbitals is exactly the edge's mean, not the empty pairs.
+    pair whose number of orbitals is exactly the edge's mean, not the empty pairs. The square is expanded in μ, so that
+    its three sums are those of the label alone.
 
     Args:
         trace: the trace head [e, p], pairs in row-major order of the shells.
         mu: the gauge shift, eV; a gradient flows through it.
         target: label, overlap and shells.
     """
-    label = _per_shell_pair(_squared(target.delta + mu * target.overlap).sum(1), target.shells)
-    count = _per_shell_pair(target.mask()[:, 0].to(trace.dtype) * target.delta.shape[1], target.shells)
-    counted = layer_norm(count, count.shape[1:]) != 0
+    sums = target.shell_pair_sums
+    label = sums.delta + 2 * mu * sums.mixed + mu.square() * sums.overlap
+    counted = layer_norm(sums.count, sums.count.shape[1:]) != 0
     difference = (trace - layer_norm(label, label.shape[1:]).to(trace.dtype)).abs() * counted
     return difference.sum() / counted.sum().clamp_min(1)
 
@@ -203,11 +206,3 @@ def trace_loss(trace: torch.Tensor, mu: torch.Tensor, target: Target) -> torch.T
 def _squared(x: torch.Tensor) -> torch.Tensor:
     """|x|² without a root, so that zero is no singular point of any derivative."""
     return (x * x.conj()).real
-
-
-def _per_shell_pair(blocks: torch.Tensor, shells: tuple[int, ...]) -> torch.Tensor:
-    """Sums [e, a, b] over the components of each pair of shells, [e, p]."""
-    sizes = torch.tensor([2 * l + 1 for l in shells], device=blocks.device)
-    shell_of = torch.repeat_interleave(torch.arange(len(shells), device=blocks.device), sizes)
-    rows = blocks.new_zeros(len(blocks), len(shells), blocks.shape[2]).index_add(1, shell_of, blocks)
-    return rows.new_zeros(len(blocks), len(shells), len(shells)).index_add(2, shell_of, rows).flatten(1)

@@ -106,7 +106,14 @@ def test_basis_files(shared, name, kind, facts):
 
 
 def test_every_kind_has_a_case():
-    assert {kind for kind, _ in CASES.values()} | {"orb", "upf"} == set(KINDS)
+    # A dataset is told in test_dataset.py.
+    assert {kind for kind, _ in CASES.values()} | {"orb", "upf", "dataset", "packed-sample"} == set(KINDS)
+
+
+@pytest.mark.shared
+def test_packed_sample(shared):
+    found = identify(shared / "data" / "packed" / "LiH-1.npz.xz")
+    assert (found.kind, found.facts) == ("packed-sample", "H0, H and S of one calculation, single precision")
 
 
 class Harmful:

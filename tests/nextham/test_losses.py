@@ -11,6 +11,7 @@ import torch
 
 from nextham.basis import PUBLISHED_SHELLS_PADDED, Basis, order_permutation
 from nextham.blocks import Blocks
+from nextham.compact_target import CompactTarget
 from nextham.graph import Graph, neighbour_graph
 from nextham.io.csr import read_blocks
 from nextham.kspace import bands_at, eigenvectors_at
@@ -305,6 +306,66 @@ def test_single_precision():
     half = total_loss(prediction.to(torch.complex64), trace.float(), target.to("cpu", torch.float32))
     assert half.total.dtype == torch.float32
     assert float(half.total) == pytest.approx(float(loss.total), rel=1e-5)
+
+
+@pytest.mark.parametrize("n_spin", [1, 4])
+@pytest.mark.parametrize("squares", [False, True])
+def test_compact_is_the_padded_loss(n_spin, squares):
+    """Value, terms and gradients; also with edges that have no prediction, and published sums over empty slots."""
+    delta, overlap, (kpoints, low, vectors), target, prediction, trace = small(n_spin)
+    near = np.flatnonzero(delta.graph.distance() < 2.5)
+    assert 0 < len(near) < delta.graph.n_edges
+    absent = np.setdiff1d(np.arange(delta.graph.n_edges), near)
+    prediction[absent] = 0
+    compact = CompactTarget.from_blocks(delta, overlap, near, SHELLS).with_bands(kpoints, vectors, low)
+    everywhere = CompactTarget.from_blocks(delta, overlap, None, SHELLS).with_bands(kpoints, vectors, low)
+    for padded_slots in (False, True):
+        settings = LossSettings(0.2, 0.1, 0.3, squares=squares, padded_slots=padded_slots)
+        x = prediction.clone().requires_grad_()
+        padded = total_loss(x, trace, target, settings)
+        grad = torch.autograd.grad(padded.total, x)[0]
+        y = prediction.flatten(2).clone().requires_grad_()
+        ours = total_loss(y, trace, everywhere, settings)
+        for name in ("total", "hamiltonian", "trace", "mu"):
+            torch.testing.assert_close(getattr(ours, name), getattr(padded, name), rtol=1e-11, atol=0)
+        torch.testing.assert_close(torch.stack(list(ours.terms.values())), torch.stack(list(padded.terms.values())))
+        torch.testing.assert_close(torch.autograd.grad(ours.total, y)[0].reshape(grad.shape), grad)
+        part = total_loss(prediction[near].flatten(2), trace[near], compact, settings)
+        torch.testing.assert_close(part.hamiltonian, padded.hamiltonian, rtol=1e-11, atol=0)
+        torch.testing.assert_close(part.mu, padded.mu, rtol=1e-11, atol=0)
+
+
+def test_compact_takes_one_block_for_both_spins():
+    delta, overlap, (kpoints, low, vectors), target, prediction, trace = small(4)
+    compact = CompactTarget.from_blocks(delta, overlap, None, SHELLS).with_bands(kpoints, vectors, low)
+    block = prediction[:, 0].real.contiguous()
+    wide = torch.stack([block, 0 * block, 0 * block, block], dim=1).to(prediction.dtype)
+    settings = LossSettings(0.2, 0.1, 0.3, padded_slots=True)
+    ours, padded = total_loss(block.flatten(1), trace, compact, settings), total_loss(wide, trace, target, settings)
+    torch.testing.assert_close(ours.total, padded.total, rtol=1e-11, atol=0)
+    single = total_loss(block.flatten(1).float(), trace.float(), compact.to("cpu", torch.float32), settings)
+    assert single.total.dtype == torch.float32
+    assert float(single.total) == pytest.approx(float(ours.total), rel=1e-5)
+    assert compact.nbytes() > 8 * compact.delta.numel()
+    with pytest.raises(ValueError, match=r"^delta: expected shape"):
+        total_loss(block.flatten(1)[:-1], trace, compact)
+
+
+@pytest.mark.shared
+def test_compact_published_losses(published):
+    """The compact form gives the published numbers too, sums over empty slots included."""
+    target, _ = published.targets
+    delta, overlap = published.ht - published.h0, published.overlap
+    vectors = eigenvectors_at(published.full_ht, published.full_overlap, published.arrays["kpt"][None])[1]
+    low = target.low.numpy()
+    compact = CompactTarget.from_blocks(delta, overlap).with_bands(published.arrays["kpt"][None], vectors, low)
+    trace = torch.from_numpy(published.arrays["edge_trace"])
+    prediction = torch.from_numpy(published.delta()[:, 0]).flatten(1)
+    for mode in ("mae", "mse"):
+        loss = total_loss(prediction, trace, compact, LossSettings(squares=mode == "mse", padded_slots=True))
+        expected = published.numbers[mode]
+        assert float(loss.total) == pytest.approx(expected["total"], rel=1e-6)
+        assert float(loss.mu) == pytest.approx(expected["mu"], rel=1e-6)
 
 
 def test_bad_arguments_are_named():

@@ -7,7 +7,8 @@ import argparse
 SUMMARY = "what is this file"
 EXAMPLES = """\
   nextham info hrs1_nao.csr
-  nextham info Si-1 predicted/hamiltonian.h5 STRU Si.upf"""
+  nextham info Si-1 predicted/hamiltonian.h5 STRU Si.upf
+  nextham info data.h5"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,4 +23,49 @@ def run(args: argparse.Namespace) -> int:
     for path in args.path:
         found = identify(path)
         print(f"{path}: {KINDS[found.kind]}\n  {found.facts}")
+        if found.kind == "dataset":
+            print_dataset(path)
     return 0
+
+
+def print_dataset(path: str) -> None:
+    """Prints the statistics of a dataset: totals, materials, elements, what was refused."""
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from nextham.dataset import Dataset
+
+    dataset = Dataset(path)
+    samples = list(dataset.samples.values())
+    console = Console()
+    if samples:
+        edges, atoms = (np.array([getattr(s, name) for s in samples]) for name in ("n_edges", "n_atoms"))
+        error, size = np.array([s.h0_mae for s in samples]), dataset.bytes_of()
+        table = Table(show_header=False, box=None)
+        for name, values in (
+            ("atoms", atoms),
+            ("orbitals", np.array([s.n_orbitals for s in samples])),
+            ("edges", edges),
+        ):
+            table.add_row(
+                name, f"{values.sum():,} in all, {values.min():,} to {values.max():,}, mean {values.mean():,.1f}"
+            )
+        words = f"mean {error.mean():.3f}, {error.min():.3f} to {error.max():.3f}"
+        table.add_row("H0 gauge MAE / meV", words)
+        total = sum(size.values())
+        table.add_row("size", f"{total / 1e6:.2f} MB, {total / max(1, edges.sum()):,.0f} bytes per edge below 8 Å")
+        console.print(table)
+        table = Table()
+        for column in ("material", "samples", "atoms", "edges", "H0 / meV"):
+            table.add_column(column, justify="left" if column == "material" else "right")
+        for material in sorted({s.material for s in samples}):
+            of = [s for s in samples if s.material == material]
+            values = (len(of), sum(s.n_atoms for s in of), sum(s.n_edges for s in of))
+            table.add_row(material, *(f"{x:,}" for x in values), f"{np.mean([s.h0_mae for s in of]):.3f}")
+        console.print(table)
+        elements = sorted({e for s in samples for e in s.elements})
+        counts = (f"{e} {sum(e in s.elements for s in samples)}" for e in elements)
+        console.print("samples with each element: " + ", ".join(counts), soft_wrap=True)
+    for source, why in dataset.refused.items():
+        console.print(f"refused: {source}: {why}", soft_wrap=True, markup=False)

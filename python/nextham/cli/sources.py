@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nextham.io.errors import FileError
+from nextham.io.scf_log import ScfLog, find_scf_log, read_scf_log
 
 if TYPE_CHECKING:
     from nextham.basis import Basis
@@ -21,7 +22,8 @@ __all__ = ["MATRIX_HELP", "Source", "add_source_arguments", "open_matrix", "open
 
 MATRIX_HELP = (
     "a run folder (STRU beside hrs1_nao.csr and srs1_nao.csr), the output folder of `nextham predict`, an .h5 file, a "
-    "published .pth sample, a DeepH folder, or one matrix file; `:NAME` behind it chooses a matrix, such as Si-1:H0 "
+    "published .pth sample, a packed sample (.npz.xz), a DeepH folder, or one matrix file; `:NAME` behind it chooses a "
+    "matrix, such as Si-1:H0 "
     "(default H)"
 )
 
@@ -61,6 +63,7 @@ class Source:
         matrices: name → what reads it.
         stru: the STRU file, where there is one.
         efermi: Fermi level of H, eV, where the files say it.
+        converged: whether they say that the calculation converged; None where they say nothing.
     """
 
     path: Path
@@ -69,6 +72,7 @@ class Source:
     matrices: dict[str, Callable[[], Blocks]]
     stru: Path | None = None
     efermi: float | None = None
+    converged: bool | None = None
 
     def names(self) -> list[str]:
         """Returns the matrices it has."""
@@ -109,6 +113,8 @@ def open_source(
         return _open_h5(path, h5)
     if path.suffix == ".pth":
         return _open_published_sample(path)
+    if path.name.endswith(".npz.xz"):
+        return _open_packed_sample(path)
     folder = path if path.is_dir() else path.parent
     files = _matrix_files(folder) if path.is_dir() else _matrix_of_file(path, default)
     if not files:
@@ -119,7 +125,7 @@ def open_source(
         raise FileError(folder, "has no STRU: say with --structure which structure the matrices belong to")
     atoms, basis, stru = read_atoms(structure or beside, orbitals)
     readers = {name: partial(_read_abacus, name, paths, atoms, basis) for name, paths in files.items()}
-    return Source(path, atoms, basis, readers, stru, _efermi(folder))
+    return Source(path, atoms, basis, readers, stru, *_end_of_run(folder))
 
 
 def open_matrix(spec: str, args: argparse.Namespace, default: str = "H") -> tuple[Source, str]:
@@ -203,6 +209,15 @@ def _open_published_sample(path: Path) -> Source:
     return Source(path, sample.structure, sample.basis, readers)
 
 
+def _open_packed_sample(path: Path) -> Source:
+    from nextham.io.packed_sample import read_packed
+
+    sample = read_packed(path)
+    readers = {name: partial(sample.matrices.__getitem__, name) for name in sample.matrices}
+    efermi, converged = sample.info.get("efermi_eV"), sample.info.get("converged")
+    return Source(path, sample.structure, sample.basis, readers, None, efermi, converged)
+
+
 def _matrix_files(folder: Path) -> dict[str, tuple[Path, ...]]:
     found = {}
     for name, candidates in _FILES.items():
@@ -230,14 +245,21 @@ def _matrix_of_file(path: Path, default: str) -> dict[str, tuple[Path, ...]]:
     return {open_csr(path)[0].letter or default: (path,)}
 
 
-def _efermi(folder: Path) -> float | None:
-    info = folder / "info.json"
-    if not info.is_file():
-        return None
-    try:
-        value = json.loads(info.read_text(encoding="utf-8")).get("efermi_eV")
-    except (ValueError, AttributeError):
-        raise FileError(info, "is no JSON object") from None
-    if not isinstance(value, int | float | None):
-        raise FileError(info, f"expected a number for efermi_eV, got {value!r}")
-    return None if value is None else float(value)
+def _end_of_run(folder: Path) -> tuple[float | None, bool | None]:
+    """Fermi level (eV) and convergence: of info.json, else of the log."""
+    found: dict[str, object] = {}
+    info, log = folder / "info.json", find_scf_log(folder)
+    if info.is_file():
+        try:
+            found = {
+                key: value for key, value in json.loads(info.read_text(encoding="utf-8")).items() if value is not None
+            }
+        except (ValueError, AttributeError):
+            raise FileError(info, "is no JSON object") from None
+    for key, kind in (("efermi_eV", int | float), ("converged", bool)):
+        if not isinstance(found.get(key), kind | None):
+            what = "a number" if key == "efermi_eV" else "true or false"
+            raise FileError(info, f"expected {what} for {key}, got {found[key]!r}")
+    said = read_scf_log(log) if log and not {"efermi_eV", "converged"} <= set(found) else ScfLog(None, None)
+    efermi = found.get("efermi_eV", said.efermi)
+    return None if efermi is None else float(efermi), found.get("converged", said.converged)

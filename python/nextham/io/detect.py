@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import lzma
 import os
@@ -36,6 +37,8 @@ KINDS = {
     "upf": "pseudopotential (.upf)",
     "structure": "structure that ASE reads (CIF, POSCAR, XYZ, …)",
     "blocks": "block matrices of nextham (.h5)",
+    "dataset": "dataset of nextham (.h5)",
+    "packed-sample": "packed sample (.npz.xz)",
     "published-sample": "published training sample (.pth)",
     "published-checkpoint": "published checkpoint (.pth.tar)",
     "model": "model folder of nextham",
@@ -147,12 +150,14 @@ def _guess(path: Path, head: bytes) -> FileKind:
 
 
 def _archive(path: Path) -> FileKind:
-    """NPZ, or a file of torch.save."""
+    """NPZ, also packed with xz, or a file of torch.save."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path if zipfile.is_zipfile(path) else io.BytesIO(load_bytes(path))) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise FileError(path, "is an archive (zip, npz, pth), but damaged or cut short") from error
+    if "h0_scalar.npy" in names:
+        return FileKind("packed-sample", "H0, H and S of one calculation, single precision")
     if any(name.endswith(".npy") for name in names):
         header, _ = next(npz_records(os.fspath(path), load_bytes(path)))
         return FileKind("abacus-matrix", _matrix_words(header.letter, header.dimension, header.n_matrices, "NPZ"))
@@ -176,10 +181,13 @@ def _hdf5(path: Path) -> FileKind:
     try:
         with h5py.File(path) as file:
             deeph = "atom_pairs" in file and "chunk_shapes" in file
+            n_samples = len(file["samples"]) if "samples" in file and "matrices" not in file else None
     except (OSError, RuntimeError, KeyError) as error:
         raise FileError(path, f"the HDF5 file is damaged or cut short ({error})") from error
     if deeph:
         raise FileError(path, "is one matrix of a DeepH folder: give the folder, which has structure and basis")
+    if n_samples is not None:
+        return FileKind("dataset", f"{n_samples} samples")
     contents = read_contents_h5(path)
     matrices = ", ".join(
         f"{name} ({edges} edges, n_spin {contents.n_spin[name]}, {contents.dtype[name]})"

@@ -39,7 +39,18 @@ from nextham.structure import Structure
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["FORMAT", "VERSION", "Contents", "Metadata", "read_blocks_h5", "read_contents_h5", "write_blocks_h5"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Contents",
+    "Metadata",
+    "contents_of_group",
+    "open_h5",
+    "read_blocks_h5",
+    "read_contents_h5",
+    "read_group",
+    "write_blocks_h5",
+]
 
 FORMAT = "nextham blocks"
 VERSION = 1
@@ -138,19 +149,39 @@ def read_blocks_h5(
     """
     if edges is not None and edges.step not in (None, 1):
         raise ValueError(f"edges: expected a contiguous range, got {edges}")
-    with _reading(path) as file:
-        structure, basis = _read_structure(file["structure"]), _read_basis(file["basis"])
-        graphs: dict[str, Graph] = {}
-        result = {}
-        for name in file["matrices"] if names is None else names:
-            if name not in file["matrices"]:
-                raise FileError(path, f"there is no matrix {name}, only {', '.join(file['matrices'])}")
-            group = file["matrices"][name]
-            key = str(group.attrs["graph"])
-            if key not in graphs:
-                graphs[key] = _read_graph(file["graphs"][key], structure)
-            other = file["matrices"][word(group, "relative_to")] if "relative_to" in group.attrs else None
-            result[name] = read_matrix(group, other, graphs[key], basis, edges)
+    with open_h5(path) as file:
+        return read_group(path, file, names, edges)
+
+
+def read_group(
+    path: str | os.PathLike[str],
+    file: h5py.Group,
+    names: list[str] | tuple[str, ...] | None = None,
+    edges: slice | None = None,
+) -> dict[str, Blocks]:
+    """Reads matrices of an open file, or of a group with the same content (a sample of a dataset).
+
+    Args:
+        path: the file, for sentences.
+        file: it, or the group.
+        names: as `read_blocks_h5`.
+        edges: likewise.
+
+    Raises:
+        FileError: no matrix of a name.
+    """
+    structure, basis = _read_structure(file["structure"]), _read_basis(file["basis"])
+    graphs: dict[str, Graph] = {}
+    result = {}
+    for name in file["matrices"] if names is None else names:
+        if name not in file["matrices"]:
+            raise FileError(path, f"there is no matrix {name}, only {', '.join(file['matrices'])}")
+        group = file["matrices"][name]
+        key = str(group.attrs["graph"])
+        if key not in graphs:
+            graphs[key] = _read_graph(file["graphs"][key], structure)
+        other = file["matrices"][word(group, "relative_to")] if "relative_to" in group.attrs else None
+        result[name] = read_matrix(group, other, graphs[key], basis, edges)
     return result
 
 
@@ -160,22 +191,36 @@ def read_contents_h5(path: str | os.PathLike[str]) -> Contents:
     Raises:
         FileError: not such a file, a newer version, or damage.
     """
-    with _reading(path) as file:
-        groups = {name: file["matrices"][name] for name in file["matrices"]}
-        return Contents(
-            structure=_read_structure(file["structure"]),
-            basis=_read_basis(file["basis"]),
-            n_edges={name: len(file["graphs"][str(g.attrs["graph"])]["src"]) for name, g in groups.items()},
-            n_spin={name: int(g.attrs["n_spin"]) for name, g in groups.items()},
-            dtype={name: word(g, "dtype") for name, g in groups.items()},
-            metadata={name: _plain(value) for name, value in file["metadata"].attrs.items()}
-            | {name: file["metadata"][name][()] for name in file["metadata"]},
-        )
+    with open_h5(path) as file:
+        return contents_of_group(file)
+
+
+def contents_of_group(file: h5py.Group) -> Contents:
+    """Returns what an open file, or a group with the same content, holds."""
+    groups = {name: file["matrices"][name] for name in file["matrices"]}
+    return Contents(
+        structure=_read_structure(file["structure"]),
+        basis=_read_basis(file["basis"]),
+        n_edges={name: len(file["graphs"][str(g.attrs["graph"])]["src"]) for name, g in groups.items()},
+        n_spin={name: int(g.attrs["n_spin"]) for name, g in groups.items()},
+        dtype={name: word(g, "dtype") for name, g in groups.items()},
+        metadata={name: _plain(value) for name, value in file["metadata"].attrs.items()}
+        | {name: file["metadata"][name][()] for name in file["metadata"]},
+    )
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """The open file, once it is known to be one of ours; whatever HDF5 stumbles over becomes a FileError."""
+def open_h5(path: str | os.PathLike[str], format: str = FORMAT, version: int = VERSION) -> Iterator[h5py.File]:
+    """Opens a file for reading once it is known to be one of ours; whatever HDF5 stumbles over becomes a FileError.
+
+    Args:
+        path: the file.
+        format: what its attribute `format` says.
+        version: the newest version that is understood.
+
+    Raises:
+        FileError: no HDF5 file, another format, a newer version, or damage.
+    """
     import h5py
 
     try:
@@ -187,10 +232,11 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
         raise FileError(path, "this is no HDF5 file")
     try:
         with h5py.File(path, "r", rdcc_nbytes=1 << 26) as file:
-            if "format" not in file.attrs or word(file, "format") != FORMAT:
-                raise FileError(path, "this HDF5 file is not one of block matrices written by nextham")
-            if int(file.attrs["version"]) > VERSION:
-                sentence = f"its format is version {file.attrs['version']}, this program reads up to {VERSION}"
+            if "format" not in file.attrs or word(file, "format") != format:
+                what = "one of block matrices written by nextham" if format == FORMAT else f"a {format}"
+                raise FileError(path, f"this HDF5 file is not {what}")
+            if int(file.attrs["version"]) > version:
+                sentence = f"its format is version {file.attrs['version']}, this program reads up to {version}"
                 raise FileError(path, sentence)
             yield file
     except FileError:

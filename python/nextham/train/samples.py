@@ -1,0 +1,227 @@
+"""Prepared samples: what does not change between steps is computed once and kept, within a bound of memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from nextham.blocks import Blocks
+from nextham.compact_target import CompactTarget
+from nextham.dataset import CUTOFF, Dataset
+from nextham.graph import Graph
+from nextham.kspace import overlap_with_spin
+from nextham.model import Ensemble
+from nextham.train.settings import KPointSettings
+
+__all__ = ["BandSolver", "PreparedSample", "SampleStore", "packed_batches"]
+
+
+class BandSolver:
+    """Eigenvectors of H(k) C = S(k) C ε of one structure, without anything recomputed per k-point but the sums."""
+
+    def __init__(self, hamiltonian: Blocks, overlap: Blocks) -> None:
+        overlap = overlap_with_spin(overlap, 1)
+        self.spins = 2 if hamiltonian.n_spin == 4 else 1
+        self._h, self._s = _Sum(hamiltonian), _Sum(overlap)
+
+    def at(self, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ε [s] and C [a, s] at one k-point, a as in `Blocks.to_dense`.
+
+        Raises:
+            ValueError: S(k) is not positive definite.
+        """
+        h, s = self._h.at(k), self._s.at(k)
+        if self.spins == 2:
+            s = np.kron(s, np.eye(2))
+        try:
+            return scipy.linalg.eigh((h + h.conj().T) / 2, (s + s.conj().T) / 2, check_finite=False)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(f"S(k) at k = {tuple(np.round(k, 6))} is not positive definite") from error
+
+    def nbytes(self) -> int:
+        """Returns its memory."""
+        return self._h.nbytes() + self._s.nbytes()
+
+
+class _Sum:
+    """A Bloch sum whose places are known."""
+
+    def __init__(self, matrix: Blocks) -> None:
+        rows, columns, self.size = matrix.positions()
+        self.place = (rows * self.size + columns).astype(np.int32)
+        self.data, self.R, self.sizes = matrix.data, matrix.graph.R, matrix.sizes
+
+    def at(self, k: np.ndarray) -> np.ndarray:
+        phased = self.data * np.repeat(np.exp(2j * np.pi * (self.R @ k)), self.sizes)
+        real = np.bincount(self.place, phased.real, self.size**2)
+        return (real + 1j * np.bincount(self.place, phased.imag, self.size**2)).reshape(self.size, self.size)
+
+    def nbytes(self) -> int:
+        return self.place.nbytes + self.data.nbytes + self.R.nbytes + self.sizes.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSample:
+    """One structure as a step needs it.
+
+    Args:
+        name: in the dataset.
+        h0: irreps of H0 on the edges of the network [g, d], eV.
+        src: atom i of them [g].
+        dst: atom j [g].
+        vector: [g, 3], Å.
+        distance: of all edges of the label [e], Å.
+        n_atoms: in the cell.
+        target: the label, without k-points.
+        solver: computes eigenvectors; None where no k-points are wanted, or stored ones are used.
+        stored: k-points [q, 3] and eigenvectors [q, a, s] that came with the sample, or None.
+        n_low: the published number of low bands.
+        efermi: eV.
+    """
+
+    name: str
+    h0: torch.Tensor
+    src: torch.Tensor
+    dst: torch.Tensor
+    vector: torch.Tensor
+    distance: torch.Tensor
+    n_atoms: int
+    target: CompactTarget
+    solver: BandSolver | None
+    stored: tuple[np.ndarray, np.ndarray] | None
+    n_low: int
+    efermi: float
+
+    def nbytes(self) -> int:
+        """Returns the memory it takes, about."""
+        tensors = sum(x.nbytes for x in (self.h0, self.src, self.dst, self.vector))
+        stored = sum(x.nbytes for x in self.stored) if self.stored else 0
+        return tensors + stored + self.target.nbytes() + (self.solver.nbytes() if self.solver else 0)
+
+    def target_at(self, settings: KPointSettings, rng: np.random.Generator) -> CompactTarget:
+        """Returns the label with the k-points of one step, drawn with `rng`."""
+        if not settings.per_step:
+            return self.target
+        kpoints, vectors, low = [], [], []
+        for _ in range(settings.per_step):
+            if self.stored is not None:
+                q = int(rng.integers(len(self.stored[0])))
+                k, c = self.stored[0][q], self.stored[1][q]
+                chosen = np.arange(c.shape[1]) < self.n_low
+            else:
+                k = _draw(settings.mesh, rng)
+                epsilon, c = self.solver.at(k)
+                chosen = np.arange(len(epsilon)) < self.n_low
+                if settings.window is not None:
+                    lo, hi = settings.window
+                    chosen = (epsilon - self.efermi >= lo) & (epsilon - self.efermi <= hi)
+            kpoints.append(k)
+            vectors.append(c)
+            low.append(chosen)
+        return self.target.with_bands(np.array(kpoints), np.array(vectors), np.array(low))
+
+
+def _draw(mesh: int, rng: np.random.Generator) -> np.ndarray:
+    """A point of a mesh with a random shift, or anywhere."""
+    shift = rng.uniform(size=3)
+    return shift if not mesh else (rng.integers(mesh, size=3) + shift) / mesh
+
+
+class SampleStore:
+    """Prepares samples when they are asked for and keeps the latest, within a bound of memory.
+
+    Args:
+        dataset: where they are.
+        ensemble: the network, whose configuration, dtype and device they are prepared for.
+        kpoints: what the steps will need.
+        cache_bytes: bound; one sample is always kept.
+    """
+
+    def __init__(self, dataset: Dataset, ensemble: Ensemble, kpoints: KPointSettings, cache_bytes: int) -> None:
+        self.dataset, self.config, self.kpoints = dataset, ensemble.config, kpoints
+        self.dtype, self.device = ensemble.dtype, ensemble.device
+        self._irreps = ensemble.irreps_of_blocks
+        self.cache_bytes, self.used = cache_bytes, 0
+        self._kept: OrderedDict[str, PreparedSample] = OrderedDict()
+
+    def __getitem__(self, name: str) -> PreparedSample:
+        if name in self._kept:
+            self._kept.move_to_end(name)
+            return self._kept[name]
+        sample = self._prepare(name)
+        self._kept[name] = sample
+        self.used += sample.nbytes()
+        while self.used > self.cache_bytes and len(self._kept) > 1:
+            self.used -= self._kept.popitem(last=False)[1].nbytes()
+        return sample
+
+    def _prepare(self, name: str) -> PreparedSample:
+        facts, config = self.dataset.samples[name], self.config
+        matrices = self.dataset.read(name)
+        h0, h, s = (matrices[key] for key in ("H0", "H", "S"))
+        wants_bands = self.kpoints.per_step > 0
+        stored = self.dataset.stored_bands(name) if wants_bands and self.kpoints.source == "stored" else None
+        if wants_bands and self.kpoints.source == "stored" and stored is None:
+            raise ValueError(f"kpoints.source: sample {name} came without eigenvectors, use 'fresh'")
+        if stored is not None and self.kpoints.window is not None:
+            raise ValueError("kpoints.window: stored eigenvectors have no energies, use source 'fresh'")
+        solver = BandSolver(h, s) if wants_bands and stored is None else None
+        graph = _union(h.graph, h0.graph)
+        graph = graph.select(graph.distance() < CUTOFF)
+        distance = graph.distance()
+        near = np.flatnonzero(distance < config.cutoff)
+        h0, h = h0.on(graph), h.on(graph)
+        if config.spinor:
+            h0, h = h0.spinor(), h.spinor()
+        elif h.n_spin != 1:
+            raise ValueError(f"model.spinor: sample {name} has spin, the network has none")
+        target = CompactTarget.from_blocks(h - h0, s, near, config.shells).to(self.device, self.dtype)
+        wide = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        padded = torch.as_tensor(h0.select(near).padded(config.shells)).to(
+            self.device, wide if config.spinor else self.dtype
+        )
+        with torch.no_grad():
+            irreps = self._irreps(padded)
+        index = [torch.as_tensor(x[near], device=self.device) for x in (graph.src, graph.dst)]
+        return PreparedSample(
+            name=name,
+            h0=irreps,
+            src=index[0],
+            dst=index[1],
+            vector=torch.as_tensor(graph.vector()[near]).to(self.device, self.dtype),
+            distance=torch.as_tensor(distance).to(self.device, self.dtype),
+            n_atoms=facts.n_atoms,
+            target=target,
+            solver=solver,
+            stored=stored,
+            n_low=facts.n_low,
+            efermi=facts.efermi,
+        )
+
+
+def _union(a: Graph, b: Graph) -> Graph:
+    """All edges of a, then those of b that a lacks."""
+    more = b.select(a.find(b) < 0)
+    both = [np.concatenate([getattr(a, name), getattr(more, name)]) for name in ("src", "dst", "R")]
+    return Graph(a.structure, *both) if more.n_edges else a
+
+
+def packed_batches(
+    names: Sequence[str], edges: dict[str, int], structures: int, max_edges: int
+) -> list[tuple[str, ...]]:
+    """Returns the names in their order, cut into steps of at most so many structures and edges (or one structure)."""
+    batches: list[list[str]] = []
+    used = 0
+    for name in names:
+        full = not batches or len(batches[-1]) == structures
+        if full or (max_edges and used + edges[name] > max_edges):
+            batches.append([])
+            used = 0
+        batches[-1].append(name)
+        used += edges[name]
+    return [tuple(batch) for batch in batches]
