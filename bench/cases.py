@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from nextham.model.config import NextHAMConfig
 from nextham_kernels.clebsch_gordan import irreps_of
 
-__all__ = ["MODEL", "TENSOR_PRODUCT", "ModelCase", "ProductCase"]
+__all__ = ["MODEL", "NETWORK", "TENSOR_PRODUCT", "ModelCase", "NetworkCase", "ProductCase"]
 
 
 @dataclass(frozen=True)
@@ -116,4 +116,31 @@ TENSOR_PRODUCT = {
     "single-533": ProductCase("128x5e", "1x3e", "128x3e"),
     "single-747": ProductCase("128x7e", "1x4e", "128x7e"),
     "single-777": ProductCase("128x7e", "1x7e", "128x7e"),
+}
+
+
+@dataclass(frozen=True)
+class NetworkCase:
+    """A NequIP-like energy model on a box of atoms.
+
+    Args:
+        hidden: irreps of the nodes; the first block is 0e.
+        l_max: largest degree of the harmonics.
+        n_layers: message-passing steps.
+        n_atoms: atoms along each side of the box.
+        cutoff: edges are shorter than this, Å.
+    """
+
+    hidden: str
+    l_max: int
+    n_layers: int = 4
+    n_atoms: int = 3
+    cutoff: float = 4.5
+
+
+NETWORK = {
+    "tiny": NetworkCase("4x0e+4x0o+3x1e+3x1o", 1, n_layers=2, n_atoms=2),
+    "nequip-l1": NetworkCase("32x0e+32x0o+32x1e+32x1o", 1),
+    "nequip-l2": NetworkCase(_both(32, 2), 2),
+    "nequip-l3": NetworkCase(_both(64, 3), 3, n_layers=3),
 }

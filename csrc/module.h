@@ -16,6 +16,7 @@ void bind_number_text(pybind11::module_& m);
   X(layer_norm_silu) \
   X(norm) \
   X(rotation) \
+  X(spherical_harmonics) \
   X(tensor_product)
 // clang-format on
 

@@ -149,21 +149,22 @@ class Plan {
     for (const Chunk& c : chunks_) most_chunk_ = std::max(most_chunk_, c.d);
   }
 
-  void forward(const Array<T>& x_, const Array<T>& y_, const Array<T>& weight_, const Index& pick_, const Index& into_,
-               Array<T>& out_) const {
+  void forward(const Array<T>& x_, const Array<T>& y_, const Array<T>& weight_, const Index& pick_, const Index& edge_,
+               const Index& into_, Array<T>& out_) const {
     const T *x = in(x_), *y = in(y_), *weight = in(weight_);
-    const std::int64_t n = y_.shape(0), d1 = x_.shape(1), d2 = y_.shape(1), d3 = out_.shape(1);
+    const std::int64_t n = edge_.size() ? edge_.size() : y_.shape(0);
+    const std::int64_t d1 = x_.shape(1), d2 = y_.shape(1), d3 = out_.shape(1);
     const bool rows = weight_.ndim() == 2;
     const std::int64_t d_w = weight_.shape(weight_.ndim() - 1);
-    const std::int64_t *pick = index_of(pick_), *into = index_of(into_);
+    const std::int64_t *pick = index_of(pick_), *edge = index_of(edge_), *into = index_of(into_);
     T* out = ::out(out_);
     py::gil_scoped_release release;
     if (into) std::fill_n(out, out_.size(), T(0));
     over_threads(n, 1, into, [&](int, std::int64_t begin, std::int64_t end) {
       Scratch s(*this, d1, d2, d3, rows ? d_w : 0, 1, false);
       for (std::int64_t first = begin; first < end; first += kLanes<T>) {
-        const Lines<const T> lx(x, d1, pick, first, end, s.zeros.get()), ly(y, d2, nullptr, first, end, s.zeros.get());
-        const Lines<const T> lw(weight, d_w, nullptr, first, end, s.zeros.get());
+        const Lines<const T> lx(x, d1, pick, first, end, s.zeros.get()), ly(y, d2, edge, first, end, s.zeros.get());
+        const Lines<const T> lw(weight, d_w, edge, first, end, s.zeros.get());
         const Lines<T> lo(out, d3, into, first, end, s.nowhere.get());
         lx.read(0, d1, s.x.get());
         ly.read(0, d2, s.y.get());
@@ -181,16 +182,17 @@ class Plan {
     });
   }
 
-  // The gradients that are wanted; grad_weight of shared weights comes as zeros. grad_x is summed by `into_x` where it
-  // has an index, whose rows are sorted by it.
+  // The gradients that are wanted; grad_weight of shared weights comes as zeros. With indices, `pick` is sorted, and
+  // grad_x sums the rows that share one.
   void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& y_, const Array<T>& weight_,
-                const Index& pick_, const Index& into_, bool wants_x, bool wants_y, bool wants_weight,
-                Array<T>& grad_x_, Array<T>& grad_y_, Array<T>& grad_weight_) const {
+                const Index& pick_, const Index& edge_, const Index& into_, bool wants_x, bool wants_y,
+                bool wants_weight, Array<T>& grad_x_, Array<T>& grad_y_, Array<T>& grad_weight_) const {
     const T *grad = in(grad_), *x = in(x_), *y = in(y_), *weight = in(weight_);
-    const std::int64_t n = y_.shape(0), d1 = x_.shape(1), d2 = y_.shape(1), d3 = grad_.shape(1);
+    const std::int64_t n = edge_.size() ? edge_.size() : y_.shape(0);
+    const std::int64_t d1 = x_.shape(1), d2 = y_.shape(1), d3 = grad_.shape(1);
     const bool rows = weight_.ndim() == 2;
     const std::int64_t d_w = weight_.shape(weight_.ndim() - 1);
-    const std::int64_t *pick = index_of(pick_), *into = index_of(into_);
+    const std::int64_t *pick = index_of(pick_), *edge = index_of(edge_), *into = index_of(into_);
     T *grad_x = ::out(grad_x_), *grad_y = ::out(grad_y_), *grad_weight = ::out(grad_weight_);
     py::gil_scoped_release release;
     const bool own = wants_weight && !rows;
@@ -198,7 +200,8 @@ class Plan {
     const std::int64_t n_most = omp_get_max_threads();
     const auto sums_own = buffer<T>(own ? n_most * d_w : 0);
     if (own) std::fill_n(sums_own.get(), n_most * d_w, T(0));
-    over_threads(n, n_tiles, nullptr, [&](int thread, std::int64_t begin, std::int64_t end) {
+    if (pick && wants_x) std::fill_n(grad_x, grad_x_.size(), T(0));
+    over_threads(n, n_tiles, pick, [&](int thread, std::int64_t begin, std::int64_t end) {
       Scratch s(*this, d1, d2, d3, rows ? d_w : 0, n_tiles, true);
       s.wants_a[0] = s.wants_b[1] = wants_x;
       s.wants_a[1] = s.wants_b[0] = wants_y;
@@ -209,12 +212,12 @@ class Plan {
         for (int t = 0; t < n_tiles; ++t) {
           const std::int64_t e = first + t * kLanes<T>;
           Lines<const T>(x, d1, pick, e, end, s.zeros.get()).read(0, d1, s.x.get() + t * s.size_x);
-          Lines<const T>(y, d2, nullptr, e, end, s.zeros.get()).read(0, d2, s.y.get() + t * s.size_y);
+          Lines<const T>(y, d2, edge, e, end, s.zeros.get()).read(0, d2, s.y.get() + t * s.size_y);
         }
         std::fill_n(s.pull_x.get(), n_tiles * s.size_x, T(0));
         std::fill_n(s.pull_y.get(), n_tiles * s.size_y, T(0));
-        const Lines<const T> lw(weight, d_w, nullptr, first, end, s.zeros.get());
-        const Lines<T> lgw(grad_weight, d_w, nullptr, first, end, s.nowhere.get());
+        const Lines<const T> lw(weight, d_w, edge, first, end, s.zeros.get());
+        const Lines<T> lgw(grad_weight, d_w, edge, first, end, s.nowhere.get());
         if (rows && d_w <= kWholeWeights) lw.read(0, d_w, s.w.get());
         for (const Chunk& c : chunks_) {
           for (int t = 0; t < n_tiles && c.n_paths; ++t)
@@ -232,10 +235,10 @@ class Plan {
         if (rows && wants_weight && d_w <= kWholeWeights) lgw.write(0, d_w, s.pull_w.get());
         for (int t = 0; t < n_tiles; ++t) {
           const std::int64_t e = first + t * kLanes<T>;
-          if (wants_x)
-            Lines<T>(grad_x, d1, nullptr, e, end, s.nowhere.get()).write(0, d1, s.pull_x.get() + t * s.size_x);
-          if (wants_y)
-            Lines<T>(grad_y, d2, nullptr, e, end, s.nowhere.get()).write(0, d2, s.pull_y.get() + t * s.size_y);
+          const Lines<T> lx(grad_x, d1, pick, e, end, s.nowhere.get());
+          const T* pull_x = s.pull_x.get() + t * s.size_x;
+          if (wants_x) pick ? lx.add(0, d1, pull_x, s.between.get()) : lx.write(0, d1, pull_x);
+          if (wants_y) Lines<T>(grad_y, d2, edge, e, end, s.nowhere.get()).write(0, d2, s.pull_y.get() + t * s.size_y);
         }
       }
       if (own) {
@@ -291,10 +294,8 @@ class Plan {
       g = buffer<T>(n_tiles * size_g);
       m = buffer<T>(plan.most_nonzeros_ * w);
       z = buffer<T>(n_tiles * size_z);
-      if (!backward) {
-        between = buffer<T>(plan.most_chunk_ * w);
-        return;
-      }
+      between = buffer<T>(std::max<std::int64_t>(plan.most_chunk_, d1) * w);
+      if (!backward) return;
       pull_x = buffer<T>(n_tiles * size_x);
       pull_y = buffer<T>(n_tiles * size_y);
       pull_w = buffer<T>(n_w * w);

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
+from collections.abc import Iterator
 from types import ModuleType
 
-__all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only"]
+__all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only", "use_reference"]
 
 _KERNELS = {
     "bloch_sum": {"cpu": "cpp"},
@@ -21,15 +23,17 @@ _KERNELS = {
     "norm": {"cpu": "cpp"},
     "number_text": {"cpu": "cpp"},
     "rotation": {"cpu": "cpp"},
+    "solid_harmonics": {"cpu": "cpp"},
     "tensor_product": {"cpu": "cpp"},
 }
 """Operation → device → kind of kernel, for everything that is more than its reference."""
 
+_references = 0  # how many `use_reference` are open
 _MODE = os.environ.get("NEXTHAM_KERNELS", "")
 
 
 def reference_only() -> bool:
-    """Returns whether `NEXTHAM_KERNELS=reference` binds every operation to its reference.
+    """Returns whether `NEXTHAM_KERNELS=reference` or `use_reference` binds every operation to its reference.
 
     The variable is read once, when the package is imported.
 
@@ -38,7 +42,26 @@ def reference_only() -> bool:
     """
     if _MODE not in ("", "reference"):
         raise ValueError(f"NEXTHAM_KERNELS: expected 'reference' or nothing, got {_MODE!r}")
-    return _MODE == "reference"
+    return _MODE == "reference" or _references > 0
+
+
+@contextlib.contextmanager
+def use_reference() -> Iterator[None]:
+    """Inside, every op runs its plain reference, in all threads, for comparison.
+
+    Example:
+        >>> import torch
+        >>> from nextham_kernels.loading import reference_only, use_reference
+        >>> with use_reference():
+        ...     reference_only()
+        True
+    """
+    global _references
+    _references += 1
+    try:
+        yield
+    finally:
+        _references -= 1
 
 
 def compiled() -> ModuleType:

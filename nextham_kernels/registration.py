@@ -25,6 +25,7 @@ def define(
     backward: Callable[..., list[torch.Tensor]] | None,
     fake: Callable[..., torch.Tensor] | None = None,
     linear_part: Callable[..., tuple] | None = None,
+    gradient: Callable[..., tuple] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
 
@@ -41,6 +42,8 @@ def define(
         linear_part: of an op that is linear in each of its tensors, or constant: (i, settings …) → settings that leave
             only what is linear in the i-th. Derivatives of any order are then compositions of the op and of its
             backward, instead of the reference's from the second on.
+        gradient: the derivative as a composition of ops: (grad of the result, arguments …) → gradient of each tensor.
+            There is no backward op then, and derivatives of any order exist.
 
     Returns:
         The op; any derivative with respect to its tensors up to second order exists.
@@ -58,20 +61,28 @@ def define(
             return backward(*_contiguous(args))
         return _reference_gradient(reference, args[:-1], n_tensors)
 
-    torch.library.define(op_name, f"({schema}) -> Tensor")
-    torch.library.define(backward_name, f"(Tensor grad, {schema}, bool[] needs) -> Tensor[]")
-    torch.library.impl(op_name, "default", run_forward)
-    torch.library.impl(backward_name, "default", run_backward)
-    op = getattr(torch.ops.nextham, name)
-    op_backward = getattr(torch.ops.nextham, f"{name}_backward")
-
-    torch.library.register_fake(op_name, fake or reference)
-    torch.library.register_fake(backward_name, lambda grad, *args: [torch.empty_like(t) for t in args[:n_tensors]])
-
     def keep(ctx: object, inputs: tuple, output: object) -> None:
         tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
         ctx.save_for_backward(*tensors)
         ctx.settings = inputs[len(tensors) :]
+
+    torch.library.define(op_name, f"({schema}) -> Tensor")
+    torch.library.impl(op_name, "default", run_forward)
+    torch.library.register_fake(op_name, fake or reference)
+    op = getattr(torch.ops.nextham, name)
+    if gradient:
+
+        def pull_composed(ctx: object, grad: torch.Tensor) -> tuple:
+            return (*gradient(grad, *ctx.saved_tensors, *ctx.settings), *(None for _ in ctx.settings))
+
+        torch.library.register_autograd(op_name, pull_composed, setup_context=keep)
+        return op
+
+    torch.library.define(backward_name, f"(Tensor grad, {schema}, bool[] needs) -> Tensor[]")
+    torch.library.impl(backward_name, "default", run_backward)
+    op_backward = getattr(torch.ops.nextham, f"{name}_backward")
+
+    torch.library.register_fake(backward_name, lambda grad, *args: [torch.empty_like(t) for t in args[:n_tensors]])
 
     def pull(ctx: object, grad: torch.Tensor) -> tuple:
         needs = list(ctx.needs_input_grad[:n_tensors])

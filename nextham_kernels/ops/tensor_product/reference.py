@@ -126,3 +126,19 @@ def tensor_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, word:
         block = torch.einsum(SUMS[path.mode], w.expand(len(x), *shape), x_ui, y_vj, c_ijk)
         blocks[path.i_out] = blocks[path.i_out] + block.reshape(len(x), mul, ir.dim)
     return torch.cat([x.new_zeros(len(x), 0), *(block.flatten(1) for block in blocks)], dim=1)
+
+
+def tensor_product_conv(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    cols: torch.Tensor,
+    by_row: torch.Tensor,
+    by_col: torch.Tensor,
+    n_rows: int,
+    word: str,
+) -> torch.Tensor:
+    """Σ over the edges of each row of the tensor product; the orders do not matter."""
+    edges = tensor_product(x[cols], y, weight, word)
+    return x.new_zeros(n_rows, product_of(word).dims[2]).index_add(0, rows, edges)

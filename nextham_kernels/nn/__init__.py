@@ -1,0 +1,40 @@
+"""e3nn's modules on our kernels: the same constructors, attributes, weights and results.
+
+Each class is a subclass of e3nn's class of the same name and differs in its `forward`. So `load_state_dict` takes the
+checkpoints of e3nn (its constant `_w3j_…` entries are not needed and passed over), `isinstance` and `copy.deepcopy`
+work, and `nextham_kernels.accelerate` can turn the modules of an existing model into these and back.
+
+Results agree with e3nn's to the precision of e3nn's coefficients, which it stores in float32 (some 1e-7 relative).
+
+Example:
+    >>> import torch
+    >>> from nextham_kernels import nn
+    >>> product = nn.FullyConnectedTensorProduct("4x0e+2x1o", "1x0e+1x1o", "3x0e+5x1o")
+    >>> product(torch.randn(7, 10), torch.randn(7, 4)).shape
+    torch.Size([7, 18])
+"""
+
+from nextham_kernels.nn.batch_norm import BatchNorm
+from nextham_kernels.nn.gate import Gate, NormActivation
+from nextham_kernels.nn.linear import Linear
+from nextham_kernels.nn.spherical_harmonics import SphericalHarmonics
+from nextham_kernels.nn.tensor_product import (
+    ElementwiseTensorProduct,
+    FullTensorProduct,
+    FullyConnectedTensorProduct,
+    TensorProduct,
+    TensorSquare,
+)
+
+__all__ = [
+    "BatchNorm",
+    "ElementwiseTensorProduct",
+    "FullTensorProduct",
+    "FullyConnectedTensorProduct",
+    "Gate",
+    "Linear",
+    "NormActivation",
+    "SphericalHarmonics",
+    "TensorProduct",
+    "TensorSquare",
+]

@@ -1,0 +1,93 @@
+"""e3nn's `Gate` and `NormActivation` without tensor products: both scale channels by numbers."""
+
+from __future__ import annotations
+
+import torch
+from e3nn import nn, o3
+
+import nextham_kernels.ops.gate  # noqa: F401  (defines torch.ops.nextham.gate)
+
+__all__ = ["Gate", "NormActivation", "channel_of"]
+
+
+def channel_of(irreps: o3.Irreps) -> torch.Tensor:
+    """Returns to which channel, counted through all blocks, each number of a feature belongs, int64 [d]."""
+    sizes = torch.tensor([ir.dim for mul, ir in irreps for _ in range(mul)], dtype=torch.int64)
+    return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+
+
+class Gate(nn.Gate):
+    """e3nn's `nn.Gate`, with the same arguments.
+
+    With SiLU on even scalars and sigmoid on even gates it is the kernel of `nextham_kernels.ops.gate`; with other
+    activations the same formula in torch.
+    """
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Makes what `forward` needs of what e3nn's constructor has set."""
+        cut = self.sc.cut
+        slices = cut.irreps_in.slices()
+        self._slices = [[slices[i] for i in blocks] for blocks in cut.instructions]
+        plain = [
+            all(_is(act, function) and p == 1 for _, (_, p), act in activation.paths)
+            for activation, function in ((self.act_scalars, "silu"), (self.act_gates, "sigmoid"))
+        ]
+        in_order = [s for blocks in self._slices for s in blocks] == slices
+        no_scalars = all(not ir.is_scalar() for _, ir in self.irreps_gated)
+        self._fused = str(self.irreps_out) if all(plain) and in_order and no_scalars else None
+        self.register_buffer("_channel", channel_of(self.irreps_gated), persistent=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns [..., irreps_out.dim] of features [..., irreps_in.dim]."""
+        if self._fused is not None:
+            rows = torch.ops.nextham.gate(features.reshape(-1, features.shape[-1]), self._fused, False)
+            return rows.reshape(*features.shape[:-1], rows.shape[1])
+        scalars, gates, gated = (
+            torch.cat([features.new_zeros(*features.shape[:-1], 0), *(features[..., s] for s in blocks)], dim=-1)
+            for blocks in self._slices
+        )
+        scalars = self.act_scalars(scalars)
+        if not gates.shape[-1]:
+            return scalars
+        scale = self.act_gates(gates)[..., self._channel.to(features.device)]
+        return torch.cat([scalars, gated * scale], dim=-1)
+
+
+class NormActivation(nn.NormActivation):
+    """e3nn's `nn.NormActivation`, with the same arguments."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Makes what `forward` needs of what e3nn's constructor has set."""
+        self.register_buffer("_channel", channel_of(self.irreps_in), persistent=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns [..., irreps_in.dim], each channel scaled by the function of its norm."""
+        channel = self._channel.to(features.device)
+        squares = features.new_zeros(*features.shape[:-1], self.irreps_in.num_irreps)
+        norms = squares.index_add(-1, channel, features * features)
+        if self._eps_squared > 0:
+            norms = norms.clamp_min(self._eps_squared).sqrt()
+        else:
+            norms = norms.relu().sqrt()
+        scale = self.scalar_nonlinearity(norms + self.biases if self.bias else norms)
+        if self.normalize:
+            scale = scale / norms
+        return features * scale[..., channel]
+
+
+def _is(activation: object, name: str) -> bool:
+    """Whether a normalised activation of e3nn is a function of torch."""
+    function = getattr(activation, "f", None)
+    return (
+        function is getattr(torch, name, None)
+        or function is getattr(torch.nn.functional, name)
+        or (type(function).__name__.lower() == name and type(function).__module__.startswith("torch.nn"))
+    )

@@ -1,0 +1,131 @@
+"""accelerate and restore on a network of e3nn modules."""
+
+import copy
+
+import e3nn
+import harness
+import pytest
+import torch
+from e3nn import nn as e3nn_nn
+from e3nn import o3
+
+import nextham_kernels
+from nextham_kernels import nn
+from nextham_kernels.acceleration import Report
+
+HIDDEN = "6x0e+4x1o"
+
+
+class Scaled(o3.Linear):
+    """A subclass with code of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Network(torch.nn.Module):
+    """A layer of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        gate = e3nn_nn.Gate("3x0e", [torch.nn.functional.silu], "4x0e", [torch.sigmoid], "4x1o")
+        self.harmonics = o3.SphericalHarmonics("0e+1o+2e", True, "component")
+        self.product = o3.FullyConnectedTensorProduct(HIDDEN, "0e+1o+2e", gate.irreps_in)
+        self.gate = gate
+        self.linear = o3.Linear(gate.irreps_out, HIDDEN)
+        self.own = Scaled(HIDDEN, HIDDEN)
+        self.norm = e3nn_nn.BatchNorm(HIDDEN)
+        self.square = o3.TensorSquare(HIDDEN, "1x0e")
+        self.grid = o3.Norm(HIDDEN)
+
+    def forward(self, x, r):
+        x = self.norm(self.own(self.linear(self.gate(self.product(x, self.harmonics(r))))))
+        return self.square(x).sum() + self.grid(x).sum()
+
+
+REPLACED = {
+    "harmonics": "SphericalHarmonics",
+    "product": "FullyConnectedTensorProduct",
+    "gate": "Gate",
+    "linear": "Linear",
+    "norm": "BatchNorm",
+    "square": "TensorSquare",
+    "grid.tp": "TensorProduct",
+}
+
+
+def results(model):
+    model = model.double()
+    x, r = harness.random(harness.EDGES, 18), harness.leaf(harness.random(harness.EDGES, 3, seed=1))
+    energy = model(x, r)
+    (force,) = torch.autograd.grad(energy, r, create_graph=True)
+    grads = torch.autograd.grad(force.square().sum() + energy, list(model.parameters()))
+    return torch.cat([energy.reshape(1), force.flatten(), *(g.flatten() for g in grads)])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("mode", ["eager", "script"])
+def test_same_results_before_and_after(mode):
+    default = e3nn.get_optimization_defaults()["jit_mode"]
+    e3nn.set_optimization_defaults(jit_mode=mode)
+    try:
+        model = Network()
+    finally:
+        e3nn.set_optimization_defaults(jit_mode=default)
+    parameters = dict(model.named_parameters())
+    expected = results(model)
+    report = nextham_kernels.accelerate(model)
+    assert report.replaced == REPLACED
+    assert report.kept == {"own": "Scaled is a subclass of Linear with code of its own"}
+    assert type(model.product) is nn.FullyConnectedTensorProduct
+    assert all(p is parameters[name] for name, p in model.named_parameters())
+    harness.assert_close(results(model), expected, harness.GOLDEN)
+    if mode == "eager":  # compiled functions of e3nn's harmonics cannot be copied
+        harness.assert_close(results(copy.deepcopy(model)), results(model))
+    assert not nextham_kernels.accelerate(model).replaced
+    assert nextham_kernels.restore(model) == len(REPLACED)
+    assert type(model.product) is o3.FullyConnectedTensorProduct and type(model.gate) is e3nn_nn.Gate
+    harness.assert_close(results(model), expected)
+
+
+def test_dry_run_changes_nothing():
+    model = Network()
+    assert nextham_kernels.accelerate(model, dry_run=True).replaced == REPLACED
+    assert type(model.linear) is o3.Linear
+
+
+def test_checkpoints_go_both_ways():
+    model, ours = Network(), Network()
+    nextham_kernels.accelerate(ours)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    ours.load_state_dict(model.state_dict())
+    back = Network()
+    back.load_state_dict(ours.state_dict())
+    harness.assert_close(results(back), results(model))
+    harness.assert_close(results(ours), results(model), harness.GOLDEN)
+
+
+def test_compiled_model():
+    model = Network().double().eval()
+    x, r = harness.random(4, 18), harness.random(4, 3, seed=1)
+    expected = model(x, r)
+    compiled = torch.compile(model, backend="eager")
+    nextham_kernels.accelerate(compiled)
+    harness.assert_close(compiled(x, r), expected, harness.GOLDEN)
+
+
+def test_report():
+    report = nextham_kernels.accelerate(
+        torch.nn.Sequential(o3.Linear("2x0e", "1x0e"), e3nn_nn.S2Activation("0e", torch.tanh, 4))
+    )
+    assert str(report).splitlines() == [
+        "1 modules on the kernels of nextham-kernels, 1 left as they are",
+        "  + 0: Linear",
+        "  - 1: S2Activation has no counterpart here",
+    ]
+    assert isinstance(report, Report)
+    with harness.raises(TypeError, "model: expected a torch.nn.Module, got str"):
+        nextham_kernels.accelerate("model")
