@@ -126,6 +126,7 @@ def _reason(module: torch.nn.Module) -> str | None:
     for kind in _OURS:
         if isinstance(module, kind):
             return f"{type(module).__name__} is a subclass of {kind.__name__} with code of its own"
-    if type(module).__module__.startswith("e3nn.") and type(module) not in _SILENT:
-        return f"{type(module).__name__} has no counterpart here"
+    kind = type(module)
+    if kind.__module__.startswith(("e3nn.o3.", "e3nn.nn.")) and kind not in _SILENT and kind.__name__[0] != "_":
+        return f"{kind.__name__} has no counterpart here"
     return None

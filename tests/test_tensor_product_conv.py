@@ -4,7 +4,9 @@ import harness
 import pytest
 import torch
 
-from nextham_kernels import loading
+from e3nn import o3
+
+from nextham_kernels import loading, nn
 from nextham_kernels.ops.tensor_product import cpu, product, reference
 from nextham_kernels.ops.tensor_product.conv import edge_orders, tensor_product_conv
 
@@ -108,6 +110,18 @@ def test_equivariance(inversion):
     d_1, d_2, d_out = (harness.representation(i, rotation, inversion).T for i in irreps)
     given, function = inputs(UVU, False), functions(UVU)[0]
     harness.assert_close(function(given["x"] @ d_1, given["y"] @ d_2, given["weight"]), function(**given) @ d_out)
+
+
+def test_module():
+    paths = [(0, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)]
+    module = nn.TensorProductConv("5x0e+4x1o", "1x0e+1x1o", "5x0e+4x0e", paths, shared_weights=False).double()
+    plain = o3.TensorProduct("5x0e+4x1o", "1x0e+1x1o", "5x0e+4x0e", paths, shared_weights=False).double()
+    (rows, cols), x, y = graph(), harness.random(harness.NODES, 17), harness.random(61, 4, seed=1)
+    weight = harness.random(61, module.weight_numel, seed=2)
+    messages = plain(x[cols], y, weight)
+    expected = torch.zeros(harness.NODES, 9, dtype=torch.float64).index_add(0, rows, messages)
+    harness.assert_close(module(x, y, weight, rows, cols), expected, harness.GOLDEN)
+    harness.assert_close(module(x, y, weight, rows, cols, 7)[:5], expected, harness.GOLDEN)
 
 
 def test_contract():

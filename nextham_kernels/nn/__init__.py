@@ -25,6 +25,7 @@ from nextham_kernels.nn.tensor_product import (
     TensorProduct,
     TensorSquare,
 )
+from nextham_kernels.nn.tensor_product_conv import TensorProductConv
 
 __all__ = [
     "BatchNorm",
@@ -36,5 +37,6 @@ __all__ = [
     "NormActivation",
     "SphericalHarmonics",
     "TensorProduct",
+    "TensorProductConv",
     "TensorSquare",
 ]
