@@ -3,7 +3,6 @@
 import harness
 import pytest
 import torch
-
 from e3nn import o3
 
 from nextham_kernels import loading, nn
