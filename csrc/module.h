@@ -8,13 +8,16 @@ void bind_number_text(pybind11::module_& m);
 
 // clang-format off
 #define NEXTHAM_KERNELS(X) \
+  X(attention) \
   X(bloch_sum) \
+  X(blocks_irreps) \
   X(edge_tensor_product) \
   X(edge_wigner) \
   X(gate) \
   X(gram) \
   X(layer_norm_silu) \
   X(norm) \
+  X(radial_basis) \
   X(rotation) \
   X(spherical_harmonics) \
   X(tensor_product)

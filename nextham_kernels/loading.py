@@ -13,6 +13,7 @@ __all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only"
 
 _KERNELS = {
     "bloch_sum": {"cpu": "cpp"},
+    "blocks_irreps": {"cpu": "cpp"},
     "edge_tensor_product": {"cpu": "cpp"},
     "edge_wigner": {"cpu": "cpp"},
     "gate": {"cpu": "cpp"},
@@ -22,7 +23,9 @@ _KERNELS = {
     "layer_norm_silu_vjp": {"cpu": "cpp"},
     "norm": {"cpu": "cpp"},
     "number_text": {"cpu": "cpp"},
+    "radial_basis": {"cpu": "cpp"},
     "rotation": {"cpu": "cpp"},
+    "segment_softmax": {"cpu": "cpp"},
     "solid_harmonics": {"cpu": "cpp"},
     "tensor_product": {"cpu": "cpp"},
 }

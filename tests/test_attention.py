@@ -6,8 +6,9 @@ import harness
 import pytest
 import torch
 
+from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import irreps_of
-from nextham_kernels.ops.attention import attention, segment_softmax
+from nextham_kernels.ops.attention import attention, cpu, reference, segment_softmax
 
 IRREPS, N_HEADS = "6x0e+3x1e+3x1o", 3
 
@@ -44,6 +45,66 @@ def test_reference_is_the_definition():
     harness.assert_close(edge, expected_edge)
     harness.assert_close(node, expected_node)
     assert node[3].tolist() == [0.0] * 24
+
+
+def softmax_inputs(n_edges=harness.EDGES):
+    logits, _, segment = inputs(n_edges)
+    return 30 * logits, segment  # from e^-60 to 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_edges", [1, harness.EDGES, 20_000])
+def test_forward(n_edges, dtype):
+    logits, segment = softmax_inputs(n_edges)
+    harness.assert_as_exact_as_reference(
+        lambda x: segment_softmax(x, segment, harness.NODES),
+        lambda x: reference.segment_softmax(x, segment, harness.NODES),
+        [logits.to(dtype)],
+    )
+
+
+@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
+def test_instruction_sets_agree(instruction_set, monkeypatch):
+    if instruction_set not in loading.instruction_sets():
+        return  # this processor cannot run it
+    best = loading.kernels
+    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+    logits, segment = softmax_inputs()
+    kernel, plain = (
+        lambda x: segment_softmax(x, segment, harness.NODES),
+        lambda x: reference.segment_softmax(x, segment, harness.NODES),
+    )
+    harness.assert_close(kernel(logits), plain(logits))
+    harness.assert_same_gradients(kernel, plain, {"x": logits})
+
+
+def test_threads_change_nothing():
+    logits, segment = softmax_inputs(20_000)
+    results, threads = [], torch.get_num_threads()
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            x = harness.leaf(logits)
+            y = segment_softmax(x, segment, harness.NODES)
+            results.append((y.detach(), *torch.autograd.grad(y.square().sum(), x)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_double_backward():
+    logits, segment = softmax_inputs()
+
+    def derivative(function):
+        def of(x):
+            (grad,) = torch.autograd.grad(function(x, segment, harness.NODES).square().sum(), x, create_graph=True)
+            return grad
+
+        return of
+
+    harness.assert_same_gradients(
+        derivative(segment_softmax), derivative(reference.segment_softmax), {"x": logits / 30}
+    )
 
 
 def test_backward():
@@ -91,6 +152,8 @@ def test_contract():
     assert edge.shape == (0, 24) and node.tolist() == [[0.0] * 24] * 2
     strided = attention(logits.T.contiguous().T, value.T.contiguous().T, dst, harness.NODES, IRREPS)
     harness.assert_close(strided[1], attention(logits, value, dst, harness.NODES, IRREPS)[1])
+    assert segment_softmax(logits[:0], dst[:0], 0).shape == (0, 3)
+    torch.library.opcheck(torch.ops.nextham.segment_softmax, (harness.leaf(logits), dst, harness.NODES))
     with harness.raises(ValueError, "value: expected shape [e, 24]"):
         attention(logits, value[:, 1:], dst, harness.NODES, IRREPS)
     with harness.raises(ValueError, "logits: expected shape [e, h] with e = 17, got [16, 3]"):

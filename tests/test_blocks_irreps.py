@@ -5,32 +5,45 @@ import pytest
 import torch
 from e3nn import o3
 
+from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import wigner_d
-from nextham_kernels.ops.blocks_irreps import block_irreps, blocks_to_irreps, irreps_to_blocks
+from nextham_kernels.ops.blocks_irreps import SPINS, block_irreps, blocks_to_irreps, cpu, irreps_to_blocks, reference
 
 PUBLISHED = (0, 0, 0, 0, 1, 1, 2, 2, 3)
 CASES = {"small": (0, 1), "unsorted": (2, 0, 1, 0), "published": PUBLISHED}
+COLUMNS = (1, 0, 0)  # another atom's shells
 PAULI = torch.tensor(  # 1, σ_y, σ_z, σ_x: the scalar and the vector in e3nn's order
     [[[1, 0], [0, 1]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]], [[0, 1], [1, 0]]], dtype=torch.complex128
 )
 
 
-def inputs(case, spinor, n_edges=harness.EDGES):
-    size = sum(2 * l + 1 for l in CASES[case])
-    real = harness.random(n_edges, 4 if spinor else 1, size, size)
+def inputs(case, spinor, n_edges=harness.EDGES, columns=None):
+    sizes = [sum(2 * l + 1 for l in shells) for shells in (CASES[case], columns or CASES[case])]
+    real = harness.random(n_edges, 4 if spinor else 1, *sizes)
     return real + 1j * harness.random(*real.shape, seed=1) if spinor else real
 
 
-def definition(x, shells, spinor):
+def all_places(dim):
+    return torch.arange(dim)
+
+
+def some_places(dim, width):
+    """A third of the components goes nowhere, the others anywhere in a wider row."""
+    generator = torch.Generator().manual_seed(3)
+    places = torch.randperm(width, generator=generator)[:dim]
+    return torch.where(torch.rand(dim, generator=generator) < 0.3, -1, places)
+
+
+def definition(x, shells, spinor, columns=None):
     """H of one edge rebuilt from its irreps, term by term: Σ x_LM C(l₁l₂L) (× C(L1J) σ/√2)."""
-    size = sum(2 * l + 1 for l in shells)
+    sizes = [sum(2 * l + 1 for l in of) for of in (shells, columns or shells)]
     if spinor:
         x = torch.complex(*x.chunk(2))
-    blocks = torch.zeros(4 if spinor else 1, size, size, dtype=x.dtype)
+    blocks = torch.zeros(4 if spinor else 1, *sizes, dtype=x.dtype)
     values, row = iter(x), 0
     for l1 in shells:
         column = 0
-        for l2 in shells:
+        for l2 in columns or shells:
             here = blocks[:, row : row + 2 * l1 + 1, column : column + 2 * l2 + 1]
             degrees = range(abs(l1 - l2), l1 + l2 + 1)
             for l in degrees:
@@ -53,13 +66,125 @@ def definition(x, shells, spinor):
     return blocks
 
 
+@pytest.mark.parametrize("columns", [None, COLUMNS])
 @pytest.mark.parametrize("spinor", [False, True])
 @pytest.mark.parametrize("case", ["small", "unsorted"])
-def test_reference_is_the_definition(case, spinor):
+def test_reference_is_the_definition(case, spinor, columns):
     shells = CASES[case]
-    x = harness.random(3, block_irreps(shells, spinor).dim)
-    expected = torch.stack([definition(row, shells, spinor) for row in x])
-    harness.assert_close(irreps_to_blocks(x, shells, spinor), expected)
+    x = harness.random(3, block_irreps(shells, spinor, columns).dim)
+    expected = torch.stack([definition(row, shells, spinor, columns) for row in x])
+    spin, places = "spinor" if spinor else "none", all_places(x.shape[1])
+    found = reference.irreps_to_blocks(x, places, shells, columns or shells, spin)
+    harness.assert_close(torch.view_as_complex(found) if spinor else found, expected)
+    harness.assert_close(irreps_to_blocks(x, shells, spinor, columns), expected)
+
+
+def test_spins_are_what_the_page_says():
+    """Each part, by the matrices of spin: Re ↑↑, Re h₀/√2, and (H + σ_y H* σ_y)/2."""
+    x = harness.random(3, block_irreps((0, 1), True).dim)
+    whole = irreps_to_blocks(x, (0, 1), True).unflatten(1, (2, 2))
+    sigma_y = PAULI[1]
+    reversed_ = torch.einsum("st,etuab,uv->esvab", sigma_y, whole.conj(), sigma_y)
+    one = torch.eye(2, dtype=torch.complex128)[None, :, :, None, None]
+    for spin, expected in {
+        "uu": one * whole[:, :1, :1].real,
+        "scalar": one * (whole[:, :1, :1] + whole[:, 1:, 1:]).real / 2,
+        "scalar+vector": (whole + reversed_) / 2,
+        "spinor": whole,
+    }.items():
+        found = irreps_to_blocks(x, (0, 1), True, spin=spin)
+        harness.assert_close(found, expected.flatten(1, 2), what=spin)
+        if spin in ("uu", "scalar"):
+            assert torch.equal(found[:, 0], found[:, 3]) and not found[:, 1:3].any() and not found.imag.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spinor", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_forward(case, spinor, dtype):
+    shells = CASES[case]
+    blocks = inputs(case, spinor, columns=COLUMNS).to(dtype.to_complex() if spinor else dtype)
+    dim = block_irreps(shells, spinor, COLUMNS).dim
+    places, width = some_places(dim, dim + 7), dim + 7
+    real = torch.view_as_real(blocks) if spinor else blocks
+    complex_ = torch.view_as_complex if spinor else lambda x: x
+    harness.assert_as_exact_as_reference(
+        lambda b: blocks_to_irreps(complex_(b), shells, COLUMNS, places, width),
+        lambda b: reference.blocks_to_irreps(b, places, shells, COLUMNS, width),
+        [real],
+    )
+    x = harness.random(harness.EDGES, width).to(dtype)
+    for spin in SPINS if spinor else ("none",):
+        harness.assert_as_exact_as_reference(
+            lambda x, spin=spin: real_of(irreps_to_blocks(x, shells, spinor, COLUMNS, places, asked(spin))),
+            lambda x, spin=spin: reference.irreps_to_blocks(x, places, shells, COLUMNS, spin),
+            [x],
+        )
+
+
+def asked(spin):
+    return "spinor" if spin == "none" else spin
+
+
+def real_of(x):
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
+def test_instruction_sets_agree(instruction_set, monkeypatch):
+    if instruction_set not in loading.instruction_sets():
+        return  # this processor cannot run it
+    best = loading.kernels
+    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+    blocks = inputs("unsorted", True, columns=COLUMNS)
+    x = blocks_to_irreps(blocks, CASES["unsorted"], COLUMNS)
+    places = all_places(x.shape[1])
+    expected = reference.blocks_to_irreps(torch.view_as_real(blocks), places, CASES["unsorted"], COLUMNS, x.shape[1])
+    harness.assert_close(x, expected)
+    harness.assert_close(irreps_to_blocks(x, CASES["unsorted"], True, COLUMNS), blocks)
+
+
+def test_threads_change_nothing():
+    blocks, threads = inputs("published", True, 100), torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 3):
+            torch.set_num_threads(n)
+            results.append(blocks_to_irreps(blocks, PUBLISHED))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("spinor", [False, True])
+def test_double_backward(spinor):
+    """Every derivative by name, of the square of either direction, so that second ones are not zero."""
+    dim = block_irreps(CASES["small"], spinor, COLUMNS).dim
+    places, width = some_places(dim, dim + 2), dim + 2
+
+    def twice(function):
+        def derivative(x):
+            (grad,) = torch.autograd.grad(function(x).square().sum(), x, create_graph=True)
+            return grad
+
+        return derivative
+
+    complex_ = torch.view_as_complex if spinor else lambda b: b
+    for spin in SPINS if spinor else ("none",):
+        harness.assert_same_gradients(
+            lambda x, spin=spin: twice(
+                lambda x: real_of(irreps_to_blocks(x, CASES["small"], spinor, COLUMNS, places, asked(spin)))
+            )(x),
+            lambda x, spin=spin: twice(lambda x: reference.irreps_to_blocks(x, places, CASES["small"], COLUMNS, spin))(
+                x
+            ),
+            {"x": harness.random(3, width)},
+        )
+    harness.assert_same_gradients(
+        lambda b: twice(lambda b: blocks_to_irreps(complex_(b), CASES["small"], COLUMNS, places, width))(b),
+        lambda b: twice(lambda b: reference.blocks_to_irreps(b, places, CASES["small"], COLUMNS, width))(b),
+        {"b": real_of(inputs("small", spinor, 3, COLUMNS))},
+    )
 
 
 @pytest.mark.parametrize("spinor", [False, True])
@@ -146,3 +271,22 @@ def test_contract():
         irreps_to_blocks(x[:, 1:], shells, True)
     with harness.raises(ValueError, "shells: expected at least one l >= 0, got ()"):
         irreps_to_blocks(x, (), True)
+    with harness.raises(ValueError, "column_shells: expected at least one l >= 0, got (-1,)"):
+        irreps_to_blocks(x, shells, True, (-1,))
+    with harness.raises(ValueError, "spin: expected one of spinor, uu, scalar, scalar+vector, got 'up'"):
+        irreps_to_blocks(x, shells, True, spin="up")
+    with harness.raises(ValueError, "width: expected 128 without places, got 100"):
+        blocks_to_irreps(blocks, shells, width=100)
+    with harness.raises(ValueError, "places: expected shape [128], got [127]"):
+        irreps_to_blocks(x, shells, True, places=torch.arange(127))
+    with harness.raises(ValueError, "places: expected -1 <= place < 128, got 1 to 128"):
+        irreps_to_blocks(x, shells, True, places=torch.arange(1, 129))
+    with harness.raises(TypeError, "places: expected dtype int64, got int32"):
+        irreps_to_blocks(x, shells, True, places=torch.arange(128, dtype=torch.int32))
+    real = torch.view_as_real(blocks)
+    torch.library.opcheck(
+        torch.ops.nextham.blocks_to_irreps, (harness.leaf(real), torch.arange(128), [0, 1], [0, 1], 128)
+    )
+    torch.library.opcheck(
+        torch.ops.nextham.irreps_to_blocks, (harness.leaf(x), torch.arange(128), [0, 1], [0, 1], "uu")
+    )

@@ -6,7 +6,8 @@ import harness
 import pytest
 import torch
 
-from nextham_kernels.ops.radial_basis import radial_basis
+from nextham_kernels import loading
+from nextham_kernels.ops.radial_basis import cpu, radial_basis, reference
 
 
 def test_reference_is_the_definition():
@@ -17,6 +18,41 @@ def test_reference_is_the_definition():
             centre, sigma = 10.0 * c / 63, 0.5 * 10.0 / 64
             expected = math.exp(-((r - centre) ** 2) / (2 * sigma**2))
             assert float(basis[e, c]) == pytest.approx(expected, rel=1e-10, abs=1e-300)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_forward(dtype):
+    distance = 8 * torch.rand(harness.EDGES, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    harness.assert_as_exact_as_reference(
+        lambda r: radial_basis(r, 64, 10.0), lambda r: reference.radial_basis(r, 64, 10.0), [distance]
+    )
+
+
+@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
+def test_instruction_sets_agree(instruction_set, monkeypatch):
+    if instruction_set not in loading.instruction_sets():
+        return  # this processor cannot run it
+    best = loading.kernels
+    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+    kernel, plain = lambda r: radial_basis(r, 9, 3.0), lambda r: reference.radial_basis(r, 9, 3.0)
+    distance = harness.random(harness.EDGES).abs()
+    harness.assert_close(kernel(distance), plain(distance))
+    harness.assert_same_gradients(kernel, plain, {"r": distance})
+
+
+def test_double_backward():
+    def derivative(function):
+        def of(r):
+            (grad,) = torch.autograd.grad(function(r).square().sum(), r, create_graph=True)
+            return grad
+
+        return of
+
+    harness.assert_same_gradients(
+        derivative(lambda r: radial_basis(r, 8, 3.0)),
+        derivative(lambda r: reference.radial_basis(r, 8, 3.0)),
+        {"r": harness.random(harness.EDGES).abs()},
+    )
 
 
 def test_backward():
@@ -36,6 +72,9 @@ def test_gradcheck():
 def test_contract():
     assert radial_basis(torch.zeros(0), 64, 10.0).shape == (0, 64)
     assert radial_basis(torch.zeros(2), 64, 10.0).dtype == torch.float32
+    strided = torch.rand(4, 3, dtype=torch.float64)[:, 1]
+    harness.assert_close(radial_basis(strided, 5, 2.0), reference.radial_basis(strided, 5, 2.0))
+    torch.library.opcheck(torch.ops.nextham.radial_basis, (harness.leaf(strided), 5, 2.0))
     with harness.raises(ValueError, "distance: expected shape [e], got [2, 1]"):
         radial_basis(torch.zeros(2, 1), 64, 10.0)
     with harness.raises(ValueError, "n: expected at least 2 Gaussians, got 1"):

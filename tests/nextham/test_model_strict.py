@@ -12,7 +12,7 @@ from nextham.basis import Basis
 from nextham.data import sample
 from nextham.io.csr import read_blocks
 from nextham.io.stru import read_stru
-from nextham.model import Ensemble, NextHAMConfig, correction
+from nextham.model import Ensemble, NextHAMConfig
 from nextham_kernels.clebsch_gordan import wigner_d
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
 
@@ -83,25 +83,6 @@ def test_vector_part_is_there(silicon):
     same = (both[:, 0] + both[:, 3]) / 2
     harness.assert_close(same, scalar[:, 0])
     assert float(both[:, 1].abs().max()) > 0.1 * float(both[:, 0].abs().max())
-
-
-def test_correction_by_parts():
-    """uu: Re ↑↑ twice. scalar: Re h₀. scalar+vector: Re h₀ and i Im h, unchanged by time reversal σ_y H* σ_y."""
-    real = harness.random(3, 4, 2, 2)
-    blocks = torch.complex(real, harness.random(3, 4, 2, 2, seed=1))
-    uu, scalar, both = (correction(blocks, t) for t in ("uu", "scalar", "scalar+vector"))
-    for block in (uu, scalar):
-        assert not block[:, 1:3].any() and not block.imag.any()
-        assert torch.equal(block[:, 0], block[:, 3])
-    assert torch.equal(uu[:, 0].real, real[:, 0])
-    harness.assert_close(scalar[:, 0].real, (real[:, 0] + real[:, 3]) / 2)
-    sigma_y = torch.tensor([[0, -1j], [1j, 0]], dtype=blocks.dtype)
-    spin = both.unflatten(1, (2, 2))
-    reversed_ = torch.einsum("sx,exyab,yt->estab", sigma_y, spin.conj(), sigma_y)
-    harness.assert_close(reversed_, spin)
-    harness.assert_close(correction(both, "scalar+vector"), both)
-    with harness.raises(ValueError, "target: expected 'uu', 'scalar' or 'scalar+vector', got 'dd'"):
-        correction(blocks, "dd")
 
 
 # --- the trap of ideal crystals

@@ -15,11 +15,20 @@ from __future__ import annotations
 
 import torch
 
-from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
+from nextham_kernels.checks import check_irreps_dim, check_range, check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
-from nextham_kernels.ops.attention import reference
+from nextham_kernels.ops.attention import cpu, reference
+from nextham_kernels.registration import define
 
 __all__ = ["attention", "segment_softmax"]
+
+_softmax = define(
+    "segment_softmax",
+    "Tensor logits, Tensor segment, int n_segments",
+    reference.segment_softmax,
+    cpu.forward,
+    cpu.backward,
+)
 
 
 def attention(
@@ -51,11 +60,11 @@ def attention(
     check_tensors(logits=logits, value=value, integer={"dst": dst})
     check_irreps_dim("value", value, irreps, irreps.dim)
     n_heads = check_shapes(dst=(dst, "e"), logits=(logits, "e h"), value=(value, "e d"))["h"]
-    _check_range("dst", dst, n_nodes)
+    check_range("dst", dst, n_nodes)
     for mul, ir in irreps:
         if n_heads == 0 or mul % n_heads:
             raise ValueError(f"irreps: expected multiplicities that {n_heads} heads divide, got {mul}x{ir}")
-    return reference.attention(logits, value, dst, n_nodes, irreps)
+    return reference.attention(logits, segment_softmax(logits, dst, n_nodes), value, dst, n_nodes, irreps)
 
 
 def segment_softmax(logits: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:
@@ -80,10 +89,5 @@ def segment_softmax(logits: torch.Tensor, segment: torch.Tensor, n_segments: int
     """
     check_tensors(logits=logits, integer={"segment": segment})
     check_shapes(segment=(segment, "e"), logits=(logits, "e h"))
-    _check_range("segment", segment, n_segments)
-    return reference.segment_softmax(logits, segment, n_segments)
-
-
-def _check_range(name: str, index: torch.Tensor, size: int) -> None:
-    if index.numel() and not (0 <= int(index.min()) and int(index.max()) < size):
-        raise ValueError(f"{name}: expected 0 <= index < {size}, got {int(index.min())} to {int(index.max())}")
+    check_range("segment", segment, n_segments)
+    return _softmax(logits, segment, n_segments)

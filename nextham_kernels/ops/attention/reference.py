@@ -30,9 +30,14 @@ def scale_heads(scale: torch.Tensor, value: torch.Tensor, irreps: o3.Irreps) -> 
 
 
 def attention(
-    logits: torch.Tensor, value: torch.Tensor, dst: torch.Tensor, n_nodes: int, irreps: o3.Irreps
+    logits: torch.Tensor,
+    weight: torch.Tensor,
+    value: torch.Tensor,
+    dst: torch.Tensor,
+    n_nodes: int,
+    irreps: o3.Irreps,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(α v, Σ_{into n} softmax(α) v)."""
+    """(α v, Σ_{into n} w v) for the softmax w of α."""
     edge = scale_heads(logits, value, irreps)
-    messages = scale_heads(segment_softmax(logits, dst, n_nodes), value, irreps)
+    messages = scale_heads(weight, value, irreps)
     return edge, value.new_zeros(n_nodes, value.shape[1]).index_add(0, dst, messages)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import torch
 
 from nextham_kernels.checks import check_shapes, check_tensors
-from nextham_kernels.ops.radial_basis import reference
+from nextham_kernels.ops.radial_basis import cpu, reference
+from nextham_kernels.registration import define
 
 __all__ = ["radial_basis"]
+
+_op = define("radial_basis", "Tensor distance, int n, float stop", reference.radial_basis, cpu.forward, cpu.backward)
 
 
 def radial_basis(distance: torch.Tensor, n: int, stop: float) -> torch.Tensor:
@@ -42,4 +45,4 @@ def radial_basis(distance: torch.Tensor, n: int, stop: float) -> torch.Tensor:
         raise ValueError(f"n: expected at least 2 Gaussians, got {n}")
     if not stop > 0:
         raise ValueError(f"stop: expected a positive distance, got {stop}")
-    return reference.radial_basis(distance, n, stop)
+    return _op(distance, n, float(stop))

@@ -6,7 +6,7 @@
 
 from nextham.model.checkpoint import load, save
 from nextham.model.config import NextHAMConfig
-from nextham.model.ensemble import Ensemble, Prediction, correction
+from nextham.model.ensemble import Ensemble, Prediction
 from nextham.model.predict import predict_delta
 from nextham.model.published_checkpoint import load_any, load_published, published_manifest, save_published
 from nextham.model.published_names import published_places, published_tensors
@@ -15,7 +15,6 @@ __all__ = [
     "Ensemble",
     "NextHAMConfig",
     "Prediction",
-    "correction",
     "load",
     "load_any",
     "load_published",

@@ -16,7 +16,7 @@ from nextham.model.network import Geometry, Network
 from nextham_kernels.checks import check_shapes, check_tensors
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
 
-__all__ = ["ENGINES", "Ensemble", "Prediction", "correction"]
+__all__ = ["ENGINES", "Ensemble", "Prediction"]
 
 ENGINES = ("edge_frame", "reference")
 """How an ensemble computes; the results are equal to rounding."""
@@ -154,7 +154,7 @@ class Ensemble(nn.Module):
         return blocks_to_irreps(blocks, self.config.shells)
 
     def correction(self, irreps: torch.Tensor) -> torch.Tensor:
-        """Returns the ΔH that is added to H⁽⁰⁾: padded blocks of predicted irreps, reduced to the configured target.
+        """Returns the ΔH that is added to H⁽⁰⁾: padded blocks of predicted irreps, of the configured target alone.
 
         Args:
             irreps: predicted irreps [e, d], eV.
@@ -162,34 +162,4 @@ class Ensemble(nn.Module):
         Returns:
             [e, 4, a, b] complex with spin (uu, ud, du, dd), [e, 1, a, b] real without; eV.
         """
-        blocks = irreps_to_blocks(irreps, self.config.shells, self.config.spinor)
-        return correction(blocks, self.config.target) if self.config.spinor else blocks
-
-
-def correction(blocks: torch.Tensor, target: str) -> torch.Tensor:
-    """Returns what of a predicted spinor block is added to H⁽⁰⁾.
-
-    - `uu`: Re ↑↑, to ↑↑ and ↓↓. It is (h₀ + h_z)/√2, so a vector component enters and the result depends on the axes.
-    - `scalar`: Re(↑↑ + ↓↓)/2 = Re h₀/√2, to ↑↑ and ↓↓.
-    - `scalar+vector`: the half that time reversal allows, (H + σ_y H* σ_y)/2, which is Re h₀ and i Im h.
-
-    Args:
-        blocks: [e, 4, a, b] complex (uu, ud, du, dd).
-        target: one of `nextham.model.config.TARGETS`.
-
-    Returns:
-        [e, 4, a, b] complex.
-
-    Raises:
-        ValueError: another target.
-    """
-    uu, ud, du, dd = blocks.unbind(1)
-    if target == "scalar+vector":
-        reversed_ = torch.stack([dd, -du, -ud, uu], dim=1).conj()
-        return (blocks + reversed_) / 2
-    if target not in ("uu", "scalar"):
-        raise ValueError(f"target: expected 'uu', 'scalar' or 'scalar+vector', got {target!r}")
-    same = uu.real if target == "uu" else (uu.real + dd.real) / 2
-    same = torch.complex(same, torch.zeros_like(same))
-    zero = torch.zeros_like(same)
-    return torch.stack([same, zero, zero, same], dim=1)
+        return irreps_to_blocks(irreps, self.config.shells, self.config.spinor, spin=self.config.target)
