@@ -12,7 +12,7 @@ import torch
 from nextham.compact_target import CompactTarget
 from nextham.losses import Loss, LossSettings, total_loss
 from nextham.metrics import DISTANCE_EDGES
-from nextham.model import Ensemble, NextHAMConfig, correction
+from nextham.model import Ensemble, NextHAMConfig
 from nextham.train.samples import PreparedSample
 from nextham_kernels.ops.blocks_irreps import irreps_to_blocks
 
@@ -55,8 +55,8 @@ def _matrix(config: NextHAMConfig) -> tuple[torch.Tensor, torch.Tensor]:
     for first in range(0, dim, 512):
         x = torch.zeros(min(512, dim - first), dim, dtype=torch.float64)
         x[torch.arange(len(x)), first + torch.arange(len(x))] = 1.0
-        blocks = irreps_to_blocks(x, config.shells, config.spinor)
-        rows.append((correction(blocks, config.target)[:, 0].real if config.spinor else blocks[:, 0]).flatten(1))
+        blocks = irreps_to_blocks(x, config.shells, config.spinor, spin=config.target)
+        rows.append((blocks[:, 0].real if config.spinor else blocks[:, 0]).flatten(1))
     matrix = torch.cat(rows)
     places = torch.nonzero(matrix.abs().amax(1) > 1e-12)[:, 0]
     return places, matrix[places].contiguous()
