@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,29 @@ from nextham.model.config import NextHAMConfig
 from nextham_kernels.ops.radial_basis import radial_basis
 from nextham_kernels.ops.rotation import edge_wigner
 
-__all__ = ["EdgeGeometry"]
+__all__ = ["EdgeGeometry", "OnDemand"]
+
+
+class OnDemand:
+    """A tensor over edges that is computed where it is asked for, and kept for the place that was asked for last.
+
+    Args:
+        compute: from the inputs of some edges to what is wanted of them.
+        inputs: the inputs of all edges [e, …].
+    """
+
+    def __init__(self, compute: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> None:
+        self._compute, self._inputs = compute, inputs
+        self._last: tuple[slice | torch.Tensor, torch.Tensor] | None = None
+
+    def __getitem__(self, which: slice | torch.Tensor) -> torch.Tensor:
+        """Returns that of the edges of a slice or an index."""
+        last = self._last
+        same = last is not None and (last[0] is which or (isinstance(which, slice) and last[0] == which))
+        if not same:
+            self._last = None  # the old one goes before the other comes
+            self._last = last = (which, self._compute(self._inputs[which]))
+        return last[1]
 
 
 class EdgeGeometry(NamedTuple):
@@ -22,13 +45,19 @@ class EdgeGeometry(NamedTuple):
     distance: torch.Tensor  # [e], Å
     onsite: torch.Tensor  # whether the edge has zero length [e]
     onsite_of: torch.Tensor  # the on-site edge of each node [n]
-    wigner: torch.Tensor  # rotations into the edge frames [e, w]
-    radial: torch.Tensor  # radial basis [e, c]
+    wigner: torch.Tensor | OnDemand  # rotations into the edge frames [e, w]
+    radial: torch.Tensor | OnDemand  # radial basis [e, c]
     chunks: tuple[tuple[int, int, int, int], ...]  # first and last edge, first and last node of each chunk
 
     @classmethod
     def of(
-        cls, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, config: NextHAMConfig, chunk: int
+        cls,
+        src: torch.Tensor,
+        dst: torch.Tensor,
+        vector: torch.Tensor,
+        config: NextHAMConfig,
+        chunk: int,
+        on_demand: bool = False,
     ) -> EdgeGeometry:
         """Computes it once for all networks.
 
@@ -38,6 +67,8 @@ class EdgeGeometry(NamedTuple):
             vector: [e, 3], Å.
             config: the configuration.
             chunk: edges of a chunk, exceeded only by an atom with more edges.
+            on_demand: compute `wigner` and `radial` whenever a piece of them is asked for, instead of keeping 0.9 kB
+                for each edge (published sizes, single precision).
 
         Raises:
             ValueError: a node without exactly one on-site edge.
@@ -58,6 +89,16 @@ class EdgeGeometry(NamedTuple):
             if node + 1 == n_nodes or ends[node + 1] - first > chunk:
                 chunks.append((first, end, first_node, node + 1))
                 first, first_node = end, node + 1
-        wigner = edge_wigner(vector, max(ir.l for _, ir in config.hidden_irreps))
-        radial = radial_basis(distance, config.n_radial, config.radial_stop)
+        degree = max(ir.l for _, ir in config.hidden_irreps)
+
+        def frames(vector: torch.Tensor) -> torch.Tensor:
+            return edge_wigner(vector, degree)
+
+        def gaussians(distance: torch.Tensor) -> torch.Tensor:
+            return radial_basis(distance, config.n_radial, config.radial_stop)
+
+        if on_demand:
+            wigner, radial = OnDemand(frames, vector), OnDemand(gaussians, distance)
+        else:
+            wigner, radial = frames(vector), gaussians(distance)
         return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, tuple(chunks))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from nextham.model.edge_geometry import EdgeGeometry
-from nextham.model.folding import irrep_parts, output_irreps, output_places
+from nextham.model.block_channels import BlockChannels
+from nextham.model.folding import irrep_parts
 from nextham.model.network import Network
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
@@ -16,28 +16,34 @@ from nextham_kernels.ops.rotation import rotate_to_edges
 __all__ = ["embed_rows"]
 
 
-def embed_rows(networks: Sequence[Network], h0: torch.Tensor, geometry: EdgeGeometry) -> list[torch.Tensor]:
+def embed_rows(
+    networks: Sequence[Network], h0: torch.Tensor, wigner: torch.Tensor, channels: BlockChannels
+) -> list[torch.Tensor]:
     """Returns each network's first edge features as rows [e, d].
 
     H⁽⁰⁾ is rotated into the edge frames once, and one product per irrep and component serves all networks.
 
     Args:
         networks: networks of one configuration.
-        h0: irreps of H⁽⁰⁾ [e, d], sorted as the geometry.
-        geometry: the edges.
+        h0: irreps of H⁽⁰⁾ [e, width], in the layout of the channels.
+        wigner: rotations into the edge frames [e, w].
+        channels: which irreps of H⁽⁰⁾ are there.
     """
     config = networks[0].config
-    irreps_in, hidden = irreps_of(output_irreps(config)), config.hidden_irreps
-    rows = rotate_to_edges(h0[:, output_places(config)], geometry.wigner, str(irreps_in))
+    irreps_in, hidden = irreps_of(channels.irreps), config.hidden_irreps
+    rows = rotate_to_edges(h0, wigner, channels.irreps)
     parts = irrep_parts(config.block_irreps, hidden)
-    weights = {ir: torch.stack([n.embed.weight[part.weight] for n in networks]) for ir, part in parts.items()}
+    weights = {
+        ir: torch.stack([n.embed.weight[parts[ir].weight[kept]] for n in networks])
+        for ir, kept in channels.kept.items()
+    }
     into, pieces = edge_layout(irreps_in), []
     for block in edge_layout(hidden).blocks:
         source = into.find(block.m, block.sigma)
         columns = {} if source is None else {irreps_in[c.irrep].ir: c for c in source.channels}
         for component in range(block.n):
-            for channels in block.channels:
-                mul, ir = hidden[channels.irrep]
+            for channels_out in block.channels:
+                mul, ir = hidden[channels_out.irrep]
                 if ir not in columns:
                     pieces.append(rows.new_zeros(len(networks), len(rows), mul))
                     continue

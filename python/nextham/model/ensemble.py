@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from nextham.model.block_channels import input_channels
 from nextham.model.config import NextHAMConfig
 from nextham.model.edge_frame import run_network
 from nextham.model.edge_geometry import EdgeGeometry
@@ -128,19 +129,20 @@ class Ensemble(nn.Module):
         self, h0: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, with_trace: bool
     ) -> Prediction:
         geometry = EdgeGeometry.of(src, dst, vector, self.config, CHUNK)
-        sorted_h0 = h0[geometry.order]
         irreps = h0.new_zeros(h0.shape)
         trace = h0.new_zeros(len(h0), len(self.config.shells) ** 2) if with_trace else None
-        rows = embed_rows(list(self.networks), sorted_h0, geometry)
-        for network, folded, edge in zip(self.networks, self._fold(), rows, strict=True):
+        channels = input_channels(self.config)
+        read = h0[geometry.order][:, channels.components().to(h0.device)]
+        rows = embed_rows(list(self.networks), read, geometry.wigner, channels)
+        for network, folded, edge in zip(self.networks, self.fold(), rows, strict=True):
             inside, output, head = run_network(network, folded, edge, geometry, CHUNK, with_trace)
             irreps = irreps.index_add(0, geometry.order[inside], output)
             if with_trace:
                 trace = trace.index_add(0, geometry.order[inside], head)
         return Prediction(irreps, trace)
 
-    def _fold(self) -> list[list[FoldedLayer]]:
-        """The folded weights: made in every step where gradients are recorded, else once until a parameter changes."""
+    def fold(self) -> list[list[FoldedLayer]]:
+        """Returns the folded weights: made in every step that records gradients, else once until a weight changes."""
         if torch.is_grad_enabled():
             return [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
         key = tuple((p.data_ptr(), p.dtype, p._version) for p in self.parameters())
