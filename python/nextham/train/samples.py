@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
@@ -72,6 +72,7 @@ class PreparedSample:
     Args:
         name: in the dataset.
         h0: irreps of H0 on the edges of the network [g, d], eV.
+        overlap: irreps of S likewise, where the gauge is augmented, else None.
         src: atom i of them [g].
         dst: atom j [g].
         vector: [g, 3], Å.
@@ -86,6 +87,7 @@ class PreparedSample:
 
     name: str
     h0: torch.Tensor
+    overlap: torch.Tensor | None
     src: torch.Tensor
     dst: torch.Tensor
     vector: torch.Tensor
@@ -99,9 +101,13 @@ class PreparedSample:
 
     def nbytes(self) -> int:
         """Returns the memory it takes, about."""
-        tensors = sum(x.nbytes for x in (self.h0, self.src, self.dst, self.vector))
+        tensors = sum(x.nbytes for x in (self.h0, self.overlap, self.src, self.dst, self.vector) if x is not None)
         stored = sum(x.nbytes for x in self.stored) if self.stored else 0
         return tensors + stored + self.target.nbytes() + (self.solver.nbytes() if self.solver else 0)
+
+    def in_gauge(self, c: float) -> PreparedSample:
+        """Returns the sample with H0 + c·S as what the network reads."""
+        return replace(self, h0=self.h0 + c * self.overlap)
 
     def target_at(self, settings: KPointSettings, rng: np.random.Generator) -> CompactTarget:
         """Returns the label with the k-points of one step, drawn with `rng`."""
@@ -140,9 +146,18 @@ class SampleStore:
         ensemble: the network, whose configuration, dtype and device they are prepared for.
         kpoints: what the steps will need.
         cache_bytes: bound; one sample is always kept.
+        overlap: also prepare the irreps of S.
     """
 
-    def __init__(self, dataset: Dataset, ensemble: Ensemble, kpoints: KPointSettings, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        ensemble: Ensemble,
+        kpoints: KPointSettings,
+        cache_bytes: int,
+        overlap: bool = False,
+    ) -> None:
+        self._with_overlap = overlap
         self.dataset, self.config, self.kpoints = dataset, ensemble.config, kpoints
         self.dtype, self.device = ensemble.dtype, ensemble.device
         self._irreps = ensemble.irreps_of_blocks
@@ -181,16 +196,11 @@ class SampleStore:
         elif h.n_spin != 1:
             raise ValueError(f"model.spinor: sample {name} has spin, the network has none")
         target = CompactTarget.from_blocks(h - h0, s, near, config.shells).to(self.device, self.dtype)
-        wide = torch.complex128 if self.dtype == torch.float64 else torch.complex64
-        padded = torch.as_tensor(h0.select(near).padded(config.shells)).to(
-            self.device, wide if config.spinor else self.dtype
-        )
-        with torch.no_grad():
-            irreps = self._irreps(padded)
         index = [torch.as_tensor(x[near], device=self.device) for x in (graph.src, graph.dst)]
         return PreparedSample(
             name=name,
-            h0=irreps,
+            h0=self._read(h0.select(near)),
+            overlap=self._read(s.on(graph).select(near).with_spin(h0.n_spin)) if self._with_overlap else None,
             src=index[0],
             dst=index[1],
             vector=torch.as_tensor(graph.vector()[near]).to(self.device, self.dtype),
@@ -202,6 +212,13 @@ class SampleStore:
             n_low=facts.n_low,
             efermi=facts.efermi,
         )
+
+    def _read(self, matrix: Blocks) -> torch.Tensor:
+        """Irreps [g, d] of the blocks of a matrix."""
+        wide = torch.complex128 if self.dtype == torch.float64 else torch.complex64
+        padded = torch.as_tensor(matrix.padded(self.config.shells))
+        with torch.no_grad():
+            return self._irreps(padded.to(self.device, wide if self.config.spinor else self.dtype))
 
 
 def _union(a: Graph, b: Graph) -> Graph:

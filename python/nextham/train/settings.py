@@ -13,6 +13,7 @@ from nextham.io.errors import FileError
 from nextham.losses import LossSettings
 
 __all__ = [
+    "AugmentSettings",
     "KPointSettings",
     "OptimizerSettings",
     "RunSettings",
@@ -64,6 +65,18 @@ class KPointSettings:
 
 
 @dataclass(frozen=True)
+class AugmentSettings:
+    """What is done to a sample anew in every step.
+
+    Args:
+        gauge: standard deviation, eV, of a random c: the network reads H0 + c·S in place of H0, whose zero of energy
+            means nothing and differs from material to material; the label H − H0 stays. 0 (published) is off.
+    """
+
+    gauge: float = 0.0
+
+
+@dataclass(frozen=True)
 class OptimizerSettings:
     """Adam and its schedule; the defaults are the published ones.
 
@@ -74,6 +87,8 @@ class OptimizerSettings:
         warmup_epochs: epochs of the linear warm-up.
         epochs: all of them.
         schedule: the rate changes with every `epoch` (published) or every `step`.
+        output_scale: the last linear map of each network starts with its weights times this and learns at a rate times
+            this, as if its output were in units of so many eV; corrections are some 0.01 eV.
         eps: Adam's ε; gradients of a loss in eV are small, of the order of 1e-6.
         weight_decay: decoupled (AdamW).
         clip: largest norm of the gradient; 0 is no clipping.
@@ -89,6 +104,7 @@ class OptimizerSettings:
     warmup_epochs: int = 5
     epochs: int = 100
     schedule: str = "epoch"
+    output_scale: float = 1.0
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip: float = 0.0
@@ -139,6 +155,7 @@ class TrainSettings:
         split: which samples train.
         loss: weights and form of the loss.
         kpoints: of the k-space terms.
+        augment: what is done to a sample anew in every step.
         optimizer: Adam and its schedule.
         run: how it is carried out.
 
@@ -153,6 +170,7 @@ class TrainSettings:
     split: SplitSettings = field(default_factory=SplitSettings)
     loss: LossSettings = field(default_factory=lambda: LossSettings(padded_slots=True))
     kpoints: KPointSettings = field(default_factory=KPointSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
@@ -163,11 +181,13 @@ class TrainSettings:
         _require("kpoints.mesh", k.mesh >= 0, "0 or more", k.mesh)
         ordered = k.window is None or (len(k.window) == 2 and k.window[0] < k.window[1])
         _require("kpoints.window", ordered, "two ascending energies", k.window)
+        _require("augment.gauge", self.augment.gauge >= 0, "0 or more", self.augment.gauge)
         _require("optimizer.lr", o.lr > 0, "a positive rate", o.lr)
         _require("optimizer.epochs", o.epochs >= 1, "1 or more", o.epochs)
         _require("optimizer.schedule", o.schedule in ("epoch", "step"), "'epoch' or 'step'", o.schedule)
         _require("optimizer.ema", 0 <= o.ema < 1, "0 to below 1", o.ema)
         _require("optimizer.structures", o.structures >= 1, "1 or more", o.structures)
+        _require("optimizer.output_scale", o.output_scale > 0, "a positive number", o.output_scale)
         for name in ("clip", "weight_decay", "warmup_epochs", "max_edges"):
             _require(f"optimizer.{name}", getattr(o, name) >= 0, "0 or more", getattr(o, name))
         _require("run.precision", r.precision in ("single", "double"), "'single' or 'double'", r.precision)

@@ -52,15 +52,19 @@ def make_ensemble(settings: TrainSettings) -> Ensemble:
     start = None if settings.start_from is None else load_any(settings.start_from)
     base = NextHAMConfig() if start is None else start.config
     config = NextHAMConfig.from_dict({**base.to_dict(), **settings.model})
-    ensemble = Ensemble(config)
-    if start is not None:
+    ensemble = Ensemble(config).to(settings.run.device, dtype)
+    if start is None:
+        with torch.no_grad():
+            for network in ensemble.networks:
+                network.readout.weight.mul_(settings.optimizer.output_scale)
+    else:
         try:
             ensemble.load_state_dict(start.state_dict())
         except RuntimeError as error:
             raise ValueError(
                 f"start_from: the weights in {settings.start_from} do not fit these model settings"
             ) from error
-    return ensemble.to(settings.run.device, dtype)
+    return ensemble
 
 
 class Trainer:
@@ -99,11 +103,13 @@ class Trainer:
         self.ensemble = make_ensemble(settings)
         self.readout = Readout(self.ensemble)
         cache = settings.run.cache_mb * 10**6
-        self.store = SampleStore(self.dataset, self.ensemble, settings.kpoints, cache)
+        self.store = SampleStore(
+            self.dataset, self.ensemble, settings.kpoints, cache, overlap=settings.augment.gauge > 0
+        )
         self.parameters = [p for p in self.ensemble.parameters() if p.requires_grad]
         self.gradient = _flat_gradient(self.parameters)
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            self._groups(),
             lr=1.0,
             eps=settings.optimizer.eps,
             weight_decay=settings.optimizer.weight_decay,
@@ -174,6 +180,15 @@ class Trainer:
             if history is not None:
                 history.close()
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """The parameters and their factors of the rate: those of the last linear maps learn in their own unit."""
+        scale = self.settings.optimizer.output_scale
+        last = {id(p) for network in self.ensemble.networks for p in network.readout.parameters()}
+        return [
+            {"params": [p for p in self.parameters if id(p) not in last], "factor": 1.0},
+            {"params": [p for p in self.parameters if id(p) in last], "factor": scale},
+        ]
+
     def _batches(self, epoch: int) -> list[tuple[str, ...]]:
         """The steps of an epoch: samples in an order of its own, packed."""
         names = self.parts["train"]
@@ -194,10 +209,12 @@ class Trainer:
         if mine:
             samples = [self.store[name] for name in mine]
             targets = []
-            for name, sample in zip(mine, samples, strict=True):
+            for i, (name, sample) in enumerate(zip(mine, samples, strict=True)):
                 place = sorted(names).index(name)
                 rng = np.random.default_rng([self.settings.run.seed, 2, self.step, place])
                 targets.append(sample.target_at(self.settings.kpoints, rng))
+                if self.settings.augment.gauge:
+                    samples[i] = sample.in_gauge(self.settings.augment.gauge * rng.standard_normal())
                 kpoints[name] = targets[-1].kpoints.double().cpu().numpy()
             losses = batch_losses(self.ensemble, self.readout, samples, targets, loss_settings)
             torch.stack([loss.total for loss in losses]).sum().div(len(names)).backward()
@@ -210,7 +227,7 @@ class Trainer:
         if o.clip and norm > o.clip:
             self.gradient.mul_(o.clip / norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimizer.step()
         if self.mean is not None:
             decay = min(o.ema, (1 + self.step) / (10 + self.step))
