@@ -1,8 +1,10 @@
 """e3nn's modules on our kernels: the same constructors, attributes, weights and results.
 
-Each class is a subclass of e3nn's class of the same name and differs in its `forward`. So `load_state_dict` takes the
+Each class that e3nn has too is a subclass of e3nn's and differs in its `forward`. So `load_state_dict` takes the
 checkpoints of e3nn (its constant `_w3j_…` entries are not needed and passed over), `isinstance` and `copy.deepcopy`
 work, and `nextham_kernels.accelerate` can turn the modules of an existing model into these and back.
+
+`TensorProductConv`, `TensorProductLinear` and `EdgeTensorProduct` do in one what e3nn needs several modules for.
 
 Results agree with e3nn's to the precision of e3nn's coefficients, which it stores in float32 (some 1e-7 relative).
 
@@ -15,6 +17,7 @@ Example:
 """
 
 from nextham_kernels.nn.batch_norm import BatchNorm
+from nextham_kernels.nn.edge_tensor_product import EdgeTensorProduct
 from nextham_kernels.nn.gate import Gate, NormActivation
 from nextham_kernels.nn.linear import Linear
 from nextham_kernels.nn.spherical_harmonics import SphericalHarmonics
@@ -26,9 +29,11 @@ from nextham_kernels.nn.tensor_product import (
     TensorSquare,
 )
 from nextham_kernels.nn.tensor_product_conv import TensorProductConv
+from nextham_kernels.nn.tensor_product_linear import TensorProductLinear
 
 __all__ = [
     "BatchNorm",
+    "EdgeTensorProduct",
     "ElementwiseTensorProduct",
     "FullTensorProduct",
     "FullyConnectedTensorProduct",
@@ -38,5 +43,6 @@ __all__ = [
     "SphericalHarmonics",
     "TensorProduct",
     "TensorProductConv",
+    "TensorProductLinear",
     "TensorSquare",
 ]

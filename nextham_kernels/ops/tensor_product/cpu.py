@@ -12,7 +12,7 @@ from nextham_kernels.loading import kernels
 from nextham_kernels.ops.tensor_product.plan import tables
 from nextham_kernels.ops.tensor_product.reference import product_of
 
-_NO_INDICES = (np.empty(0, dtype=np.int64),) * 3  # of the operand's row, the edge and the result's row
+NO_INDICES = (np.empty(0, dtype=np.int64),) * 3  # of the operand's row, the edge and the result's row
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def plan_of(word: str, dtype: torch.dtype, module: ModuleType) -> object:
 def forward(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, word: str) -> torch.Tensor:
     """Runs the plan's `forward`."""
     out = x.new_empty(len(x), product_of(word).dims[2])
-    plan_of(word, x.dtype, kernels()).forward(x.numpy(), y.numpy(), weight.numpy(), *_NO_INDICES, out.numpy())
+    plan_of(word, x.dtype, kernels()).forward(x.numpy(), y.numpy(), weight.numpy(), *NO_INDICES, out.numpy())
     return out
 
 
@@ -39,7 +39,7 @@ def backward(
         grads[2].zero_()
     arrays = (t.numpy() for t in (grad, x, y, weight))
     plan = plan_of(word, x.dtype, kernels())
-    plan.backward(*arrays, *_NO_INDICES, *needs, *(g.numpy() for g in grads))
+    plan.backward(*arrays, *NO_INDICES, *needs, *(g.numpy() for g in grads))
     return grads
 
 
