@@ -100,6 +100,7 @@ def measure(op: str, arguments: argparse.Namespace) -> list[record.Line]:
             **common,
             "competitor": name,
             "competitor_median_s": None if name is None else times[name].median,
+            "competitor_peak_mb": None if name is None else peaks[name],
             "speedup": None if name is None else times[name].median / ours.median,
             "max_rel_diff": None if name is None else differences[name],
             **origin,

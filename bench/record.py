@@ -15,7 +15,7 @@ __all__ = ["KEYS", "commit", "device_name", "save", "table", "versions"]
 
 KEYS = (
     "op case direction impl device dtype threads median_s q20_s q80_s gb_per_s gflop_per_s ceiling_gb_per_s "
-    "ceiling_gflop_per_s peak_mb competitor competitor_median_s speedup max_rel_diff versions commit"
+    "ceiling_gflop_per_s peak_mb competitor competitor_median_s competitor_peak_mb speedup max_rel_diff versions commit"
 ).split()
 
 RESULTS = Path(__file__).parent / "results"

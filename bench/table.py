@@ -29,7 +29,7 @@ def newest(op: str, device: str | None = None) -> list[record.Line]:
 
 def markdown(lines: list[record.Line]) -> str:
     """Returns the lines as a table."""
-    head = ["case", "direction", "dtype", "threads", "median", "GB/s", "GFLOP/s", "peak MB", "against", "×"]
+    head = ["case", "direction", "dtype", "threads", "median", "GB/s", "GFLOP/s", "peak MB", "against", "its MB", "×"]
     rows = [head, ["---"] * len(head)]
     for line in lines:
         shares = (
@@ -39,7 +39,17 @@ def markdown(lines: list[record.Line]) -> str:
         times = f"{line['median_s'] * 1e3:.3g} ms"
         speedup = "–" if line["speedup"] is None else f"{line['speedup']:.1f}"
         names = (line["case"], line["direction"], line["dtype"], str(line["threads"]))
-        rows.append([*names, times, *shares, f"{line['peak_mb']:.0f}", line["competitor"] or "–", speedup])
+        rows.append(
+            [
+                *names,
+                times,
+                *shares,
+                _mb(line["peak_mb"]),
+                line["competitor"] or "–",
+                _mb(line.get("competitor_peak_mb")),
+                speedup,
+            ]
+        )
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     for direction in dict.fromkeys(line["direction"] for line in lines):
         found = [line["speedup"] for line in lines if line["direction"] == direction and line["speedup"] is not None]
@@ -48,6 +58,10 @@ def markdown(lines: list[record.Line]) -> str:
                 f"\n\n{direction}: median × {statistics.median(found):.1f}, from {min(found):.1f} to {max(found):.1f}"
             )
     return text
+
+
+def _mb(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
