@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 KEYS = {
     *("op", "case", "direction", "impl", "device", "dtype", "threads", "median_s", "q20_s", "q80_s"),
     *("gb_per_s", "gflop_per_s", "ceiling_gb_per_s", "ceiling_gflop_per_s", "peak_mb"),
-    *("competitor", "competitor_median_s", "speedup", "max_rel_diff", "versions", "commit"),
+    *("competitor", "competitor_median_s", "competitor_peak_mb", "speedup", "max_rel_diff", "versions", "commit"),
 }
 TINY = ["model", "--case", "tiny", "--impl", "reference", "--no-save", "--json", "--repeats", "2", "--threads", "1"]
 
