@@ -26,6 +26,7 @@ def define(
     fake: Callable[..., torch.Tensor] | None = None,
     linear_part: Callable[..., tuple] | None = None,
     gradient: Callable[..., tuple] | None = None,
+    vmap: tuple[Callable, Callable] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
 
@@ -44,6 +45,7 @@ def define(
             backward, instead of the reference's from the second on.
         gradient: the derivative as a composition of ops: (grad of the result, arguments …) → gradient of each tensor.
             There is no backward op then, and derivatives of any order exist.
+        vmap: the rules of `torch.library.register_vmap` for the op and for its backward.
 
     Returns:
         The op; any derivative with respect to its tensors up to second order exists.
@@ -118,6 +120,9 @@ def define(
                 found = [_sum(f, g) if need else f for f, g, need in zip(found, pulled, needs, strict=True)]
         return (grad2_grad, *found, *(None for _ in ctx.settings))
 
+    if vmap:
+        torch.library.register_vmap(op_name, vmap[0])
+        torch.library.register_vmap(backward_name, vmap[1])
     torch.library.register_autograd(op_name, pull, setup_context=keep)
     torch.library.register_autograd(backward_name, pull_multilinear if linear_part else pull_again, setup_context=keep)
     return op

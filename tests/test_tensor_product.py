@@ -198,6 +198,37 @@ def test_compile_without_graph_breaks():
     harness.assert_same_gradients(compiled, functions(paths)[0], given)
 
 
+@pytest.mark.parametrize("dims", [(0, 0, 0), (1, None, None), (None, 0, 1), (None, None, 0)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_vmap(shared, dims):
+    paths = product(*paths_of("uvw"))
+    given = []
+    for t, dim in zip(inputs(paths, shared, 5).values(), dims, strict=True):
+        dim = min(dim, t.ndim) if dim is not None else None
+        given.append(t if dim is None else torch.stack([t, 2 * t, t + 1], dim=dim))
+    dims = tuple(min(d, 1 if shared and i == 2 else 2) if d is not None else None for i, d in enumerate(dims))
+    actual, expected = (torch.vmap(f, in_dims=dims)(*given) for f in functions(paths))
+    harness.assert_close(actual, expected)
+    harness.assert_same_gradients(
+        *(lambda f=f, **leaves: torch.vmap(f, in_dims=dims)(*leaves.values()) for f in functions(paths)),
+        dict(zip("abc", given, strict=True)),
+    )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_many_gradients_at_once(shared):
+    paths = product(*paths_of("uvw"))
+    given = {name: harness.leaf(t) for name, t in inputs(paths, shared, 5).items()}
+    cotangents = harness.random(3, 5, paths.dims[2], seed=8)
+
+    def gradients(function):
+        out, leaves = function(**given), list(given.values())
+        return torch.vmap(lambda grad: torch.autograd.grad(out, leaves, grad, retain_graph=True))(cotangents)
+
+    for a, e in zip(*(gradients(f) for f in functions(paths)), strict=True):
+        harness.assert_close(a, e)
+
+
 def test_contract():
     paths = product(*paths_of("uvu"))
     given = inputs(paths, False)

@@ -20,6 +20,7 @@ Weights are stored path after path, each row-major; paths without weights have w
 their coefficients c_p from e3nn's instructions and normalisations. Degrees go up to 11.
 
 The product is linear in x, y and the weights; all its derivatives of any order are compositions of the same kernels.
+`torch.vmap` turns the mapped axis into rows.
 Source: e3nn, `o3.TensorProduct`; DESIGN E7.
 """
 
@@ -32,7 +33,7 @@ import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
-from nextham_kernels.ops.tensor_product import cpu, reference
+from nextham_kernels.ops.tensor_product import cpu, reference, vmap
 from nextham_kernels.ops.tensor_product.reference import Path, Product
 from nextham_kernels.registration import define
 
@@ -46,6 +47,7 @@ _op = define(
     cpu.backward,
     lambda x, y, weight, word: x.new_empty(len(x), reference.product_of(word).dims[2]),
     lambda i, word: (reference.weighted(word) if i == 2 else word,),
+    vmap=(vmap.forward, vmap.backward),
 )
 
 
