@@ -1,5 +1,6 @@
 """The commands, run as a user runs them, on the bundled sample."""
 
+import argparse
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import torch
 from nextham.bands import BandStructure
 from nextham.blocks import Blocks
 from nextham.cli import COMMANDS, main
+from nextham.cli.memory_size import memory_size
 from nextham.cli.sources import open_source
 from nextham.data import sample
 from nextham.io.csr import read_csr, write_blocks
@@ -43,6 +45,37 @@ def predicted(model, tmp_path_factory):
     arguments = ["--h0", f"{SI}/hrs0_nao.csr.xz", "--overlap", f"{SI}/srs1_nao.csr.xz", "--model", str(model)]
     assert main(["predict", f"{SI}/STRU", *arguments, "-o", str(out)]) == 0
     return out
+
+
+def test_predict_within_a_memory_budget(model, predicted, tmp_path, capsys):
+    arguments = ["--h0", f"{SI}/hrs0_nao.csr.xz", "--overlap", f"{SI}/srs1_nao.csr.xz", "--model", str(model)]
+    arguments = ["predict", f"{SI}/STRU", *arguments, "-o", str(tmp_path), "--memory-budget"]
+    assert main([*arguments, "3 kB"]) == 1
+    assert "memory_budget: expected at least " in capsys.readouterr().err
+    assert main([*arguments, "5MB"]) == 0
+    found, expected = (open_source(folder).read("H").data for folder in (tmp_path, predicted))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GB", 4 * 10**9),
+        ("500 MB", 500 * 10**6),
+        ("1.5GiB", 3 * 2**29),
+        ("2e9", 2 * 10**9),
+        ("12k", 12_000),
+        ("7b", 7),
+    ],
+)
+def test_memory_size(text, size):
+    assert memory_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "much", "-1GB", "0", "1.2.3MB", "4 PB", "1i"])
+def test_no_memory_size(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a size such as 4GB or 500MB, got"):
+        memory_size(text)
 
 
 def test_predict_writes_what_it_says(predicted):

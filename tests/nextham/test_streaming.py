@@ -112,6 +112,14 @@ def test_a_range_without_edges():
     close(predict_delta(ensemble, h0), plain(ensemble, h0))
 
 
+def test_nothing_random_is_drawn():
+    ensemble, h0 = ensemble_of(), hamiltonian((6, 1))
+    before = torch.get_rng_state()
+    first, second = predict_delta(ensemble, h0), predict_delta(ensemble, h0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(first.data, second.data)
+
+
 def test_no_edges():
     h0 = hamiltonian((14,), cell=40.0)
     nothing = h0.select(np.zeros(0, dtype=np.int64))

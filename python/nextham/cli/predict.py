@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.cli.memory_size import memory_size
+
 if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.structure import Structure
@@ -21,6 +23,7 @@ SUMMARY = "H of step zero and a model in, the self-consistent Hamiltonian out"
 EXAMPLES = """\
   nextham predict STRU --h0 hrs0_nao.csr --overlap srs1_nao.csr --model models/v1 -o predicted
   nextham predict Si-1/STRU --h0 Si-1/hrs0_nao.csr.xz --overlap Si-1/srs1_nao.csr.xz --model models/v1 -o predicted
+  nextham predict STRU --h0 hrs0_nao.csr --overlap srs1_nao.csr --model models/v1 --memory-budget 4GB -o predicted
   nextham bands predicted --compare Si-1"""
 
 
@@ -40,11 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
     parser.add_argument("--raw", action="store_true", help="write the prediction as it is, not its Hermitian part")
     parser.add_argument("--precision", choices=("single", "double"), default="single", help="of the network")
+    parser.add_argument(
+        "--memory-budget",
+        type=memory_size,
+        metavar="SIZE",
+        help="memory that the prediction may take beside the model and the matrices, such as 4GB",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham predict`."""
-    from nextham.cli.progress import Stages, peak_memory_mb
+    from nextham.cli.progress import Stages, bar, peak_memory_mb
     from nextham.cli.sources import read_atoms
     from nextham.io.csr import read_blocks
     from nextham.model import load_any, predict_delta
@@ -58,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
         ensemble = load_any(args.model)
         if args.precision == "double":
             ensemble = ensemble.double()
-    with stages("predicting"):
-        delta = predict_delta(ensemble, h0)
+    with stages("predicting"), bar("pieces") as move:
+        delta = predict_delta(ensemble, h0, args.memory_budget, move)
         n_spin = max(h0.n_spin, delta.n_spin)
         predicted = h0.with_spin(n_spin) + delta.with_spin(n_spin)
         asymmetry = predicted.hermitian_error()

@@ -40,21 +40,20 @@ def predict_delta(
             for networks without, a budget that is too small, or one for the engine `reference`, which follows none.
     """
     config = ensemble.config
-    near = h0.within(0.0, config.cutoff)
     if not config.spinor:
-        near = near.spinless()
-        if np.iscomplexobj(near.data):
+        h0 = h0.spinless()
+        if np.iscomplexobj(h0.data):
             raise ValueError("h0: expected a real matrix for networks without spin, got a complex one")
-    graph = near.graph
-    present = np.unique(graph.src[graph.onsite()])
-    absent = np.setdiff1d(np.arange(graph.structure.n_atoms), present)
+    present = np.unique(h0.graph.src[h0.graph.onsite()])
+    absent = np.setdiff1d(np.arange(h0.graph.structure.n_atoms), present)
     if len(absent):
         raise ValueError(f"h0: atom {absent[0]} has no on-site block")
     if ensemble.engine == "edge_frame":
-        return stream_delta(ensemble, near, memory_budget, progress).on(h0.graph)
+        return stream_delta(ensemble, h0, memory_budget, progress)
     if memory_budget is not None:
         raise ValueError("memory_budget: the engine reference keeps everything, set engine = 'edge_frame'")
-    near = near.spinor() if config.spinor else near
+    near = h0.within(0.0, config.cutoff)
+    near, graph = near.spinor() if config.spinor else near, near.graph
     src, dst = (torch.as_tensor(index, device=ensemble.device) for index in (graph.src, graph.dst))
     vector = torch.as_tensor(graph.vector()).to(ensemble.device, ensemble.dtype)
     kind = ensemble.dtype.to_complex() if config.spinor else ensemble.dtype

@@ -11,7 +11,7 @@ from torch import nn
 from nextham.model.block_channels import BlockChannels
 from nextham.model.config import NextHAMConfig
 from nextham.model.folding import irrep_parts
-from nextham.model.layers import Linear
+from nextham.model.layers import Linear, not_drawn
 from nextham.model.network import Network
 from nextham_kernels.clebsch_gordan import irreps_of
 
@@ -52,8 +52,8 @@ class ReducedNetwork(nn.Module):
 
 def _reduced(readout: Linear, channels: BlockChannels) -> Linear:
     """The readout to the given channels."""
-    reduced = Linear(readout.irreps_in, irreps_of(channels.irreps))
-    reduced.to(readout.weight)
+    with not_drawn():
+        reduced = Linear(readout.irreps_in, irreps_of(channels.irreps)).to(readout.weight)
     whole = irrep_parts(readout.irreps_in, readout.irreps_out)
     with torch.no_grad():
         for ir, part in irrep_parts(reduced.irreps_in, reduced.irreps_out).items():

@@ -38,17 +38,18 @@ class Needs(NamedTuple):
 
 
 def needs_of(ensemble: Ensemble, h0: Blocks, reading: BlockChannels, writing: BlockChannels) -> Needs:
-    """Returns what the computation of ΔH on the graph of `h0` needs."""
+    """Returns what the computation of ΔH on the edges of `h0` below the cutoff needs."""
     config, size = ensemble.config, 8 if ensemble.dtype == torch.float64 else 4
     distance, d = h0.graph.distance(), config.hidden_irreps.dim
+    near = distance < config.cutoff
     inside = max(int(((distance >= lo) & (distance < hi)).sum()) for lo, hi in config.ranges)
     per_kept = ROW_COPIES * d * size + 4 * size + 5 * 8  # rows, vector and distance, indices
-    kept = h0.n_edges * per_kept + 2 * inside * writing.width * size
+    kept = int(near.sum()) * per_kept + 2 * inside * writing.width * size
     n_paths = ensemble.networks[0].layers[0].attention.path_weight.numel()
     engine = 2 * n_paths + 24 * d + 6 * config.n_radial + 2 * config.tracegrad_forms
     # the block as it is and in our dtype, its irreps as they are and rotated
     embedding = 3 * int(h0.sizes.max(initial=0)) * 4 + 2 * reading.width
-    largest = int(np.bincount(h0.graph.dst, minlength=1).max(initial=0))
+    largest = int(np.bincount(h0.graph.dst[near], minlength=1).max(initial=0))
     return Needs(kept, max(engine, embedding) * size, largest)
 
 
@@ -68,7 +69,7 @@ def stream_delta(
     memory_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Blocks:
-    """Predicts ΔH on the edges of `h0`, all of them below the cutoff, with the edge-frame engine.
+    """Predicts ΔH with the edge-frame engine; `predict_delta` says of what.
 
     Args:
         ensemble: the networks.
@@ -79,11 +80,13 @@ def stream_delta(
     Raises:
         ValueError: the budget is too small.
     """
-    config, graph, device = ensemble.config, h0.graph, ensemble.device
+    config, device = ensemble.config, ensemble.device
+    near = np.flatnonzero(h0.graph.distance() < config.cutoff)
+    graph = h0.graph.select(near)
     numbers = graph.structure.numbers
     between = np.unique(np.stack([numbers[graph.src], numbers[graph.dst]], axis=1), axis=0)
     elements = frozenset((h0.basis[a], h0.basis[b]) for a, b in between.tolist())
-    result = Blocks.zeros(graph, h0.basis, 4 if config.spinor else 1, _block_dtype(ensemble))
+    result = Blocks.zeros(h0.graph, h0.basis, 4 if config.spinor else 1, _block_dtype(ensemble))
     if not elements:
         return result
     reading, writing = input_channels(config, elements), output_channels(config, elements)
@@ -92,6 +95,7 @@ def stream_delta(
     vector = torch.as_tensor(graph.vector()).to(device, ensemble.dtype)
     geometry = EdgeGeometry.of(src, dst, vector, config, piece, on_demand=True)
     order = geometry.order.cpu().numpy()
+    edge_of = near[order]
     cuts = [*range(0, len(order), piece), len(order)]
     spans = [slice(a, b) for a, b in pairwise(cuts)]
     done, total = 0, len(config.ranges) * (2 * len(spans))
@@ -108,12 +112,12 @@ def stream_delta(
             last = fold_layer(reduced, config.n_layers - 1)
             rows = vector.new_empty(len(order), config.hidden_irreps.dim)
             for span in spans:
-                irreps = _irreps_of(h0, order[span], reading, ensemble)
+                irreps = _irreps_of(h0, edge_of[span], reading, ensemble)
                 rows[span] = embed_rows([network], irreps, geometry.wigner[span], reading)[0]
                 advance(1)
             inside, output, _ = run_network(reduced, [*folded[:-1], last], rows, geometry, piece, with_trace=False)
             del rows
-            edges = order[inside.cpu().numpy()]
+            edges = edge_of[inside.cpu().numpy()]
             for first in range(0, len(edges), piece):
                 span = slice(first, first + piece)
                 _write_blocks(result, edges[span], output[span], writing, ensemble)
