@@ -140,7 +140,7 @@ class NetworkCase:
 
 NETWORK = {
     "tiny": NetworkCase("4x0e+4x0o+3x1e+3x1o", 1, n_layers=2, n_atoms=2),
-    "nequip-l1": NetworkCase("32x0e+32x0o+32x1e+32x1o", 1),
-    "nequip-l2": NetworkCase(_both(32, 2), 2),
+    "nequip-l1": NetworkCase("32x0e+32x0o+32x1e+32x1o", 1, n_atoms=5),
+    "nequip-l2": NetworkCase(_both(32, 2), 2, n_atoms=4),
     "nequip-l3": NetworkCase(_both(64, 3), 3, n_layers=3),
 }

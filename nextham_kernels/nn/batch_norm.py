@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from e3nn import nn
 
-from nextham_kernels.nn.gate import channel_of
-
 __all__ = ["BatchNorm"]
 
 
@@ -26,7 +24,7 @@ class BatchNorm(nn.BatchNorm):
         dims = torch.tensor([d for mul, d, _ in self.irs for _ in range(mul)], dtype=torch.float64)
         device = next((b.device for b in self.buffers() if b is not None), None)
         for name, value in {
-            "_channel": channel_of(self.irreps),
+            "_channel": torch.repeat_interleave(torch.arange(len(dims)), dims.long()),
             "_scalar": scalar.nonzero()[:, 0],
             "_share": 1 / dims if self.normalization == "component" else torch.ones_like(dims),
         }.items():

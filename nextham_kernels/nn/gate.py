@@ -1,26 +1,21 @@
-"""e3nn's `Gate` and `NormActivation` without tensor products: both scale channels by numbers."""
+"""e3nn's `Gate` and `NormActivation` on our kernels."""
 
 from __future__ import annotations
 
 import torch
-from e3nn import nn, o3
+from e3nn import nn
 
 import nextham_kernels.ops.gate  # noqa: F401  (defines torch.ops.nextham.gate)
+from nextham_kernels.nn.tensor_product import as_rows, product_of_module
 
-__all__ = ["Gate", "NormActivation", "channel_of"]
-
-
-def channel_of(irreps: o3.Irreps) -> torch.Tensor:
-    """Returns to which channel, counted through all blocks, each number of a feature belongs, int64 [d]."""
-    sizes = torch.tensor([ir.dim for mul, ir in irreps for _ in range(mul)], dtype=torch.int64)
-    return torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+__all__ = ["Gate", "NormActivation"]
 
 
 class Gate(nn.Gate):
     """e3nn's `nn.Gate`, with the same arguments.
 
     With SiLU on even scalars and sigmoid on even gates it is the kernel of `nextham_kernels.ops.gate`; with other
-    activations the same formula in torch.
+    activations these run in torch and scale the blocks by the kernel of the tensor product.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -39,7 +34,7 @@ class Gate(nn.Gate):
         in_order = [s for blocks in self._slices for s in blocks] == slices
         no_scalars = all(not ir.is_scalar() for _, ir in self.irreps_gated)
         self._fused = str(self.irreps_out) if all(plain) and in_order and no_scalars else None
-        self.register_buffer("_channel", channel_of(self.irreps_gated), persistent=False)
+        self._scaling = product_of_module(self.mul)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Returns [..., irreps_out.dim] of features [..., irreps_in.dim]."""
@@ -53,8 +48,7 @@ class Gate(nn.Gate):
         scalars = self.act_scalars(scalars)
         if not gates.shape[-1]:
             return scalars
-        scale = self.act_gates(gates)[..., self._channel.to(features.device)]
-        return torch.cat([scalars, gated * scale], dim=-1)
+        return torch.cat([scalars, as_rows(self._scaling, gated, self.act_gates(gates), None, True)], dim=-1)
 
 
 class NormActivation(nn.NormActivation):
@@ -66,21 +60,19 @@ class NormActivation(nn.NormActivation):
 
     def _adopt(self) -> None:
         """Makes what `forward` needs of what e3nn's constructor has set."""
-        self.register_buffer("_channel", channel_of(self.irreps_in), persistent=False)
+        self._square, self._scaling = product_of_module(self.norm.tp), product_of_module(self.scalar_multiplier)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Returns [..., irreps_in.dim], each channel scaled by the function of its norm."""
-        channel = self._channel.to(features.device)
-        squares = features.new_zeros(*features.shape[:-1], self.irreps_in.num_irreps)
-        norms = squares.index_add(-1, channel, features * features)
+        squares = as_rows(self._square, features, features, None, True)
         if self._eps_squared > 0:
-            norms = norms.clamp_min(self._eps_squared).sqrt()
+            norms = squares.clamp_min(self._eps_squared).sqrt()
         else:
-            norms = norms.relu().sqrt()
+            norms = squares.relu().sqrt()
         scale = self.scalar_nonlinearity(norms + self.biases if self.bias else norms)
         if self.normalize:
             scale = scale / norms
-        return features * scale[..., channel]
+        return as_rows(self._scaling, scale, features, None, True)
 
 
 def _is(activation: object, name: str) -> bool:

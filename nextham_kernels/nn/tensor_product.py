@@ -16,6 +16,7 @@ __all__ = [
     "as_rows",
     "drop_generated",
     "forget_generated",
+    "product_of_module",
 ]
 
 
@@ -33,6 +34,12 @@ def as_rows(
         weight = weight.expand(*shape, product.n_weights).reshape(-1, product.n_weights)
     rows = (t.expand(*shape, d).reshape(shape.numel(), d) for t, d in zip((x, y), product.dims, strict=False))
     return tensor_product(*rows, weight, product).reshape(*shape, product.dims[2])
+
+
+def product_of_module(module: o3.TensorProduct) -> Product:
+    """Returns the paths of a tensor product of e3nn, whose constructor has found their coefficients."""
+    paths = tuple(Path(*ins[:4], bool(ins[4]), float(ins.path_weight)) for ins in module.instructions)
+    return Product(module.irreps_in1, module.irreps_in2, module.irreps_out, paths)
 
 
 def drop_generated(module: torch.nn.Module) -> None:
@@ -63,8 +70,7 @@ class TensorProduct(o3.TensorProduct):
 
     def _adopt(self) -> None:
         """Makes what `forward` needs of what e3nn's constructor has set."""
-        paths = tuple(Path(*ins[:4], bool(ins[4]), float(ins.path_weight)) for ins in self.instructions)
-        self._product = Product(self.irreps_in1, self.irreps_in2, self.irreps_out, paths)
+        self._product = product_of_module(self)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         forget_generated(self, state_dict, prefix)
