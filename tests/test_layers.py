@@ -32,8 +32,11 @@ BELOW["compact_target"] = {*BELOW["loss_target"], "loss_target"}
 BELOW["losses"] = {"loss_target", "compact_target"}
 BELOW["dataset"] = {*BELOW["blocks"], "blocks", "io", "kspace", "loss_target", "metrics"}
 BELOW["train"] = {*BELOW["dataset"], *BELOW["losses"], "dataset", "losses", "model", "fermi"}
+BELOW["figure"], BELOW["tetrahedra"] = set(), set()
+BELOW["dos"] = BELOW["optics"] = {*BELOW["fermi"], "fermi", "tetrahedra"}
+BELOW["spectra_plot"] = {"dos", "figure", "optics"}
 BELOW["bands"] = {"blocks", "io", "kpath", "kspace"}
-BELOW["bands_plot"] = {"bands", "metrics"}
+BELOW["bands_plot"] = {"bands", "figure", "metrics"}
 BELOW["cli"] = {*BELOW}
 
 # What is too heavy to load when a package is imported (they are imported where they are used).

@@ -115,6 +115,7 @@ def band_structure(
     path: BandPath,
     efermi: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    threshold: float | None = None,
 ) -> BandStructure:
     """Returns the bands of H(k) C = S(k) C ε along a path (see `kspace.bands_at` for arguments and errors)."""
-    return BandStructure(path, bands_at(hamiltonian, overlap, path.kpoints, progress), efermi)
+    return BandStructure(path, bands_at(hamiltonian, overlap, path.kpoints, progress, threshold=threshold), efermi)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nextham.bands import BandStructure
+from nextham.figure import empty_figure
 from nextham.metrics import GaugeReport
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["STYLES", "plot_bands", "plot_error_against_distance"]
 
@@ -64,7 +60,7 @@ def plot_bands(
             raise ValueError(f"bands: {label!r} is on another path than {labels[0]!r}")
         if one.efermi is None:
             raise ValueError(f"bands: {label!r} has no Fermi level")
-    figure, axes = _empty_figure(5.6, 4.6)
+    figure, (axes,) = empty_figure(5.6, 4.6)
     for one, label, style in zip(bands, labels, styles, strict=False):
         for spin, levels in enumerate(one.channels() - one.efermi):
             look = {**STYLES[style], **(_DOWN if spin else {})}
@@ -97,20 +93,10 @@ def plot_error_against_distance(
     """
     if not reports or len(labels) != len(reports):
         raise ValueError(f"reports, labels: expected one label for each of {len(reports)} reports (at least 1)")
-    figure, axes = _empty_figure(4.6, 3.4)
+    figure, (axes,) = empty_figure(4.6, 3.4)
     for report, label in zip(reports, labels, strict=True):
         names = list(report.by_distance)
         axes.plot(names, [report.by_distance[name].mae_meV for name in names], marker="o", label=label)
     axes.set(yscale="log", xlabel="distance", ylabel="gauge MAE (meV)")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=300)
-
-
-def _empty_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of that many inches that belongs to no window and no global list."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()

@@ -72,8 +72,11 @@ def to_dense(this: Blocks, k: Sequence[float] | np.ndarray) -> np.ndarray:
     return dense.reshape(*k.shape[:-1], layout.size, layout.size)
 
 
-def bloch_layout(this: Blocks) -> BlochLayout:
+def bloch_layout(this: Blocks, interatomic: bool = False) -> BlochLayout:
     """Returns where the blocks go in M(k), for `nextham_kernels.ops.bloch_sum` with `torch.from_numpy(data)`.
+
+    Args:
+        interatomic: phases of the vectors between atoms instead of lattice vectors.
 
     Raises:
         ValueError: n_spin 2 (take the channels).
@@ -86,7 +89,9 @@ def bloch_layout(this: Blocks) -> BlochLayout:
     graph = this.graph
     orbitals = np.asarray(this.basis.n_orbitals_of(graph.structure.numbers), dtype=np.int64)
     arrays = (torch.from_numpy(x) for x in (graph.src, graph.dst, graph.R, orbitals))
-    return layout_of(*arrays, spins=2 if this.n_spin == 4 else 1)
+    structure = graph.structure
+    x = torch.from_numpy(structure.positions @ np.linalg.inv(structure.cell)) if interatomic else None
+    return layout_of(*arrays, 2 if this.n_spin == 4 else 1, x)
 
 
 def _one_matrix(this: Blocks) -> None:

@@ -13,7 +13,15 @@ from nextham.blocks import Blocks
 from nextham.kspace import bands_at, has_time_reversal
 from nextham.structure import Structure
 
-__all__ = ["FermiLevel", "fermi_level", "fermi_level_of", "mesh_size", "monkhorst_pack", "smeared_level"]
+__all__ = [
+    "FermiLevel",
+    "fermi_level",
+    "fermi_level_of",
+    "mesh_size",
+    "monkhorst_pack",
+    "reduced_mesh",
+    "smeared_level",
+]
 
 
 @dataclass(frozen=True)
@@ -74,16 +82,25 @@ def monkhorst_pack(size: tuple[int, int, int], time_reversal: bool = False) -> t
     Raises:
         ValueError: a size below 1.
     """
+    points, which = reduced_mesh(size, time_reversal)
+    weights = np.bincount(which.reshape(-1)) / which.size
+    return points, weights
+
+
+def reduced_mesh(size: tuple[int, int, int], time_reversal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the points of `monkhorst_pack` [q, 3] and which of them stands for each point of the mesh [n₁, n₂, n₃].
+
+    Raises:
+        ValueError: a size below 1.
+    """
     if len(size) != 3 or min(size) < 1:
         raise ValueError(f"size: expected three counts of at least 1, got {tuple(size)}")
     points = np.stack(np.meshgrid(*(np.arange(n) for n in size), indexing="ij"), axis=-1).reshape(-1, 3)
-    weights = np.full(len(points), 1 / len(points))
+    place = np.arange(len(points))
     if time_reversal:
-        place = np.ravel_multi_index(points.T, size)
-        partner = np.ravel_multi_index((-points % size).T, size)
-        weights = weights * np.where(partner == place, 1, 2)
-        points, weights = points[place <= partner], weights[place <= partner]
-    return points / np.array(size), weights
+        place = np.minimum(place, np.ravel_multi_index((-points % size).T, size))
+    kept, which = np.unique(place, return_inverse=True)
+    return points[kept] / np.array(size), which.reshape(size)
 
 
 def fermi_level(
@@ -166,6 +183,7 @@ def fermi_level_of(
     size: tuple[int, int, int] | None = None,
     width: float = 0.05,
     progress: Callable[[int, int], None] | None = None,
+    threshold: float | None = None,
 ) -> FermiLevel:
     """Returns the Fermi level of H and S on a Γ-centred mesh, halved by time reversal where H has it.
 
@@ -176,11 +194,12 @@ def fermi_level_of(
         size: the mesh; by default `mesh_size` of the structure.
         width: smearing of metals, eV (see `fermi_level`).
         progress: called with the number of k-points done and their total.
+        threshold: canonical orthogonalisation, see `kspace.bands_at`.
 
     Raises:
         ValueError: as `bands_at` and `fermi_level`.
     """
     size = mesh_size(hamiltonian.graph.structure) if size is None else size
     kpoints, weights = monkhorst_pack(size, time_reversal=has_time_reversal(hamiltonian))
-    levels = bands_at(hamiltonian, overlap, kpoints, progress)
+    levels = bands_at(hamiltonian, overlap, kpoints, progress, threshold=threshold)
     return fermi_level(levels, weights, n_electrons, 2 if hamiltonian.n_spin == 1 else 1, width)

@@ -62,16 +62,18 @@ class BlochMatrix:
     Args:
         blocks: M with n_spin 1 or 4.
         spins: 1 or 2; a matrix without spin is then the same for both.
+        interatomic: phases exp(2πi k·(R + x_b − x_a)) of the vectors between atoms: the same bands, and derivatives
+            with respect to k that know where the atoms are.
 
     Raises:
         ValueError: n_spin 2 (take the channels), or fewer spins than the matrix has.
     """
 
-    def __init__(self, blocks: Blocks, spins: int = 1) -> None:
+    def __init__(self, blocks: Blocks, spins: int = 1, interatomic: bool = False) -> None:
         own = {1: 1, 4: 2}.get(blocks.n_spin, 3)
         if own > spins:
             raise ValueError(f"blocks: expected n_spin 1{' or 4' if spins == 2 else ''}, got {blocks.n_spin}")
-        self.layout = blocks.bloch_layout()
+        self.layout = blocks.bloch_layout(interatomic)
         kind = np.complex128 if np.iscomplexobj(blocks.data) else np.float64
         self.data = torch.from_numpy(blocks.data.astype(kind, copy=False))
         self.cell = torch.from_numpy(np.array(blocks.graph.structure.cell, dtype=np.float64))
@@ -97,12 +99,15 @@ class BlochMatrix:
         return wide.flatten(-4, -3).flatten(-2)
 
 
-def bloch_pairs(hamiltonian: Blocks, overlap: Blocks) -> list[tuple[BlochMatrix, BlochMatrix]]:
+def bloch_pairs(
+    hamiltonian: Blocks, overlap: Blocks, interatomic: bool = False
+) -> list[tuple[BlochMatrix, BlochMatrix]]:
     """Returns (H, S) of the independent eigenproblems: one, or one per spin for n_spin 2; checked.
 
     Args:
         hamiltonian: H, eV, with both directions of every edge.
         overlap: S on any graph of the same structure, with any spin; likewise.
+        interatomic: see `BlochMatrix`.
 
     Raises:
         ValueError: H and S are not of the same structure and basis, a number that is not finite, or an edge without its
@@ -112,9 +117,9 @@ def bloch_pairs(hamiltonian: Blocks, overlap: Blocks) -> list[tuple[BlochMatrix,
     spins = 2 if hamiltonian.n_spin == 4 else 1
     if (overlap.n_spin != 1 and overlap.n_spin != hamiltonian.n_spin) or overlap.n_spin == 2:
         overlap = overlap.spinless()
-    s = BlochMatrix(overlap, spins)
+    s = BlochMatrix(overlap, spins, interatomic)
     channels = [hamiltonian.channel(0), hamiltonian.channel(1)] if hamiltonian.n_spin == 2 else [hamiltonian]
-    return [(BlochMatrix(h, spins), s) for h in channels]
+    return [(BlochMatrix(h, spins, interatomic), s) for h in channels]
 
 
 def solve(

@@ -276,3 +276,28 @@ def test_help_is_quick_to_import():
     code = "import sys; from nextham.cli import parser; parser(); print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert not {"torch", "e3nn", "matplotlib", "h5py", "ase", "rich", "scipy"} & set(out.stdout.split())
+
+
+def test_density_of_states(tmp_path, capsys):
+    arguments = ["--mesh", "3", "3", "3", "--fermi", "6.88", "--window", "-14", "300", "--step", "0.5", "-o"]
+    assert main(["dos", str(SI), *arguments, str(tmp_path / "new" / "dos")]) == 0
+    assert "tetrahedron, mesh 3 x 3 x 3; " in capsys.readouterr().out
+    table = np.loadtxt(tmp_path / "new" / "dos.csv", delimiter=",", skiprows=4)
+    assert table[-1, 2] == pytest.approx(52) and (tmp_path / "new" / "dos.png").stat().st_size > 10_000
+    np.testing.assert_allclose(table[:, 3:].sum(1), table[:, 1], atol=1e-7)
+    assert main(["dos", str(SI), "--window", "1", "0"]) == 1
+    assert "window: expected two ascending energies" in capsys.readouterr().err
+
+
+def test_optics(tmp_path, capsys):
+    arguments = ["--mesh", "3", "3", "3", "--fermi", "6.88", "--threshold", "1e-6", "-o", str(tmp_path / "optics")]
+    assert main(["optics", str(SI), *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "position matrix elements at bond centres" in out and "electrons in the sum rule up to 10 eV" in out
+    table = np.loadtxt(tmp_path / "optics.csv", delimiter=",", skiprows=3)
+    assert table.shape == (500, 17) and 1e6 < table[:, 1].max() < 1e7
+    assert (tmp_path / "optics.png").stat().st_size > 10_000
+    assert main(["optics", f"{SI}/hrs1_nao.csr.xz", "--structure", f"{SI}/STRU", "--fermi", "0"]) == 1
+    assert "overlap: " in capsys.readouterr().err
+    assert main(["optics", str(SI), "--step", "0"]) == 1
+    assert "step: expected between 0 and 10 eV, got 0" in capsys.readouterr().err

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-
 import scipy.linalg
 import torch
 
 from nextham_kernels.ops.eigh.reference import Found, Problem, Window, batch
+from nextham_kernels.threads import map_serial
 
 # Numbers of the matrices of one group of k-points: large enough that calls cost nothing, small enough for a cache.
 _GROUP = 1 << 16
@@ -28,15 +25,9 @@ def solve(problems: list[Problem], vectors: bool, window: Window, threshold: flo
         i, k, end = task
         h, s = problems[i]
         part = None if s is None else s[k:end]
-        # Grad mode belongs to a thread.
-        with torch.no_grad():
-            return batch(i, k, h[k:end], part, vectors, window, threshold, condition_of)
+        return batch(i, k, h[k:end], part, vectors, window, threshold, condition_of)
 
-    if threads > 1 and len(tasks) >= threads:
-        with _serial_linear_algebra(), ThreadPoolExecutor(threads) as pool:
-            done = list(pool.map(run, tasks))
-    else:
-        done = [run(task) for task in tasks]
+    done = map_serial(run, tasks)
     result = []
     for i in range(len(problems)):
         parts = [found for _, found in sorted((t[1], n) for n, t in enumerate(tasks) if t[0] == i)]
@@ -50,17 +41,6 @@ def condition_of(s: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
     (pocon,) = scipy.linalg.get_lapack_funcs(("pocon",), (lower[:1].numpy(),))
     rcond = [pocon(one.numpy(), float(a), uplo="L")[0] for one, a in zip(lower, norm, strict=True)]
     return 1 / torch.tensor(rcond, dtype=norm.dtype)
-
-
-@contextmanager
-def _serial_linear_algebra() -> Iterator[None]:
-    """Lets torch use one thread in each thread that starts meanwhile."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _join(parts: list[Found]) -> Found:

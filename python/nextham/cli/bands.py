@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pseudo", metavar="DIR", help="folder of .upf files, for the valence electrons")
     parser.add_argument("--mesh", type=int, nargs=3, metavar=("N1", "N2", "N3"), help="k-points for the Fermi level")
     parser.add_argument(
+        "--threshold", type=float, metavar="X", help="drop eigenvalues of S(k) up to X (canonical orthogonalisation)"
+    )
+    parser.add_argument(
         "-o", "--output", default="bands", metavar="NAME", help="writes NAME.png and NAME….csv (default bands)"
     )
     add_source_arguments(parser)
@@ -50,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `nextham bands`."""
     from nextham.bands import band_structure
     from nextham.bands_plot import plot_bands
+    from nextham.cli.kspace import count_electrons, label_of
     from nextham.cli.progress import bar
     from nextham.cli.sources import open_matrix, open_overlap
     from nextham.fermi import fermi_level_of
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     opened = [open_matrix(spec, args) for spec in specs]
     first = opened[0][0]
     path = band_path(first.structure, args.kpath, args.points)
-    labels = [*args.label, *(_label(source, name) for source, name in opened[len(args.label) :])]
+    labels = [*args.label, *(label_of(source, name) for source, name in opened[len(args.label) :])]
     shared_overlap = open_overlap(args.overlap, args) if args.overlap else None
     electrons = None if args.fermi is not None else count_electrons(first, args.electrons, args.pseudo)
     results, overlap = [], shared_overlap
@@ -75,14 +79,16 @@ def run(args: argparse.Namespace) -> int:
         hamiltonian = source.read(name)
         if args.fermi is None:
             with bar(f"Fermi level of {label}") as progress:
-                level = fermi_level_of(hamiltonian, overlap, electrons, args.mesh, progress=progress)
+                level = fermi_level_of(
+                    hamiltonian, overlap, electrons, args.mesh, progress=progress, threshold=args.threshold
+                )
             gap = "metal" if level.is_metal else f"gap {level.gap:.3f} eV on the mesh"
             print(f"{label}: E_F = {level.energy:.4f} eV ({electrons:g} electrons, {gap})")
             energy = level.energy
         else:
             energy = args.fermi
         with bar(f"bands of {label}") as progress:
-            results.append(band_structure(hamiltonian, overlap, path, energy, progress))
+            results.append(band_structure(hamiltonian, overlap, path, energy, progress, args.threshold))
     base = Path(args.output)
     base.parent.mkdir(parents=True, exist_ok=True)
     for number, bands in enumerate(results):
@@ -93,23 +99,6 @@ def run(args: argparse.Namespace) -> int:
     plot_bands(results, labels, picture, _styles(opened), tuple(args.window), first.structure.formula())
     print(f"{path.lattice}, {' '.join(label for _, label in path.ticks())}, {len(path.kpoints)} k-points: {picture}")
     return 0
-
-
-def count_electrons(source: Source, electrons: float | None, pseudo: str | None) -> float:
-    """Returns the valence electrons: as given, of the .upf files of a folder, or of the published pseudopotentials."""
-    from nextham.io.upf import PUBLISHED_VALENCE, electron_count, read_valence
-
-    if electrons is not None:
-        return electrons
-    if pseudo is None:
-        return electron_count(source.structure, PUBLISHED_VALENCE)
-    files = sorted(p for p in Path(pseudo).iterdir() if ".upf" in p.name.lower())
-    return electron_count(source.structure, dict(read_valence(file) for file in files))
-
-
-def _label(source: Source, name: str) -> str:
-    where = source.path.name or source.path.resolve().name
-    return where if name == "H" else f"{where} {name}"
 
 
 def _styles(opened: list[tuple[Source, str]]) -> list[str]:

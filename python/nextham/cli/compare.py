@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham compare`."""
-    from nextham.cli.bands import count_electrons
+    from nextham.cli.kspace import count_electrons
     from nextham.cli.progress import bar
     from nextham.cli.sources import open_matrix, open_overlap
     from nextham.fermi import fermi_level_of, monkhorst_pack

@@ -1,0 +1,65 @@
+"""Computes the optical conductivity and ε₂ by the Kubo-Greenwood formula, and draws them.
+
+Interband transitions between the levels of H(k) C = S(k) C E, from H, S and their derivatives with respect to k.
+Approximation: H and S do not hold the matrix elements of the position. They are taken at the middle of the bond, so
+dipoles between orbitals of one atom are neglected; intraband (Drude) terms, excitons and local fields are left out.
+The spectrum is meant for transitions of some eV; the number of electrons in its sum rule is printed as a check.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nextham.cli.kspace import add_kspace_arguments
+
+SUMMARY = "optical conductivity and ε₂ (Kubo-Greenwood, interband): CSV and picture"
+EXAMPLES = """\
+  nextham optics Si-1
+  nextham optics Si-1 --mesh 16 16 16 --max-energy 8 --width 0.05 -o silicon-optics
+  nextham optics hrs1_nao.csr --overlap srs1_nao.csr --structure STRU --electrons 8"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `nextham optics`."""
+    add_kspace_arguments(parser, 0.15)
+    parser.add_argument("--max-energy", type=float, default=10.0, metavar="EV", help="of the photons (default 10)")
+    parser.add_argument("--step", type=float, default=0.02, metavar="EV", help="of the energies (default 0.02)")
+    parser.add_argument("--width", type=float, default=0.1, metavar="EV", help="of the lines: exp(-x²/width²)")
+    parser.add_argument("-o", "--output", default="optics", metavar="NAME", help="writes NAME.png and NAME.csv")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `nextham optics`."""
+    import numpy as np
+
+    from nextham.cli.kspace import fermi_energy, read_pair
+    from nextham.cli.progress import bar
+    from nextham.optics import APPROXIMATION, optical_conductivity
+    from nextham.spectra_plot import plot_optics
+
+    if not 0 < args.step < args.max_energy:
+        raise ValueError(f"step: expected between 0 and {args.max_energy:g} eV, got {args.step:g}")
+    source, label, hamiltonian, overlap = read_pair(args)
+    fermi = fermi_energy(source, label, hamiltonian, overlap, args)
+    energies = args.step * np.arange(1, round(args.max_energy / args.step) + 1)
+    with bar(f"optical conductivity of {label}") as progress:
+        optics = optical_conductivity(
+            hamiltonian,
+            overlap,
+            fermi,
+            energies,
+            args.mesh,
+            args.width,
+            progress=progress,
+            threshold=args.threshold,
+        )
+    base = Path(args.output)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    table, picture = (base.with_name(base.name + end) for end in (".csv", ".png"))
+    optics.to_csv(table)
+    plot_optics(optics, picture, source.structure.formula())
+    mesh = " x ".join(map(str, optics.size))
+    print(f"{label}: mesh {mesh}; {APPROXIMATION}")
+    print(f"{optics.electrons()[-1]:.2f} electrons in the sum rule up to {energies[-1]:g} eV: {table}, {picture}")
+    return 0
