@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from block_cases import real_matrices
 
@@ -142,12 +143,12 @@ def store(data):
 
 def test_eigenvectors_are_those_of_kspace(data):
     matrices = Dataset(data).read("s1")
-    k = np.array([0.1, 0.37, -0.2])
+    k = np.array([[0.1, 0.37, -0.2], [0.0, 0.5, 0.1]])
     epsilon, c = BandSolver(matrices["H"], matrices["S"]).at(k)
-    expected, _ = eigenvectors_at(matrices["H"], matrices["S"], k[None])
-    np.testing.assert_allclose(epsilon, expected[0], atol=1e-9)
-    s = matrices["S"].spinor().to_dense(k)
-    assert np.abs(c.conj().T @ s @ c - np.eye(52)).max() < 1e-9
+    h, s = (matrices[name].spinor().to_dense(k) for name in ("H", "S"))
+    np.testing.assert_allclose(epsilon[1], scipy.linalg.eigh(h[1], s[1], eigvals_only=True), atol=1e-9)
+    assert np.abs(c.conj().swapaxes(1, 2) @ s @ c - np.eye(52)).max() < 1e-9
+    assert np.abs(h @ c - s @ c * epsilon[:, None]).max() < 1e-8
 
 
 @pytest.mark.parametrize("target", ["uu", "scalar", "scalar+vector"])
@@ -197,6 +198,35 @@ def test_step_is_the_padded_loss(store, data):
     assert of_h0.mae == pytest.approx(gauge_mae(h0, h, matrices["S"]).mae_meV, rel=1e-8)
 
 
+def test_stored_eigenvectors_are_used(store, tmp_path):
+    """Those that came with a sample, and the same loss as with fresh ones at their k-point."""
+    samples, ensemble = store
+    matrices, k = samples.dataset.read("s0"), np.array([[0.1, 0.2, 0.3]])
+    _, c = eigenvectors_at(matrices["H"], matrices["S"], k)
+    facts = {**check_sample(matrices, None, 6.93), "source": "made", "kpoints": k, "eigenvectors": c.swapaxes(1, 2)}
+    write_part(tmp_path, "one", matrices, facts, None)
+    join(tmp_path / "d.h5", [tmp_path / "one.h5"], {})
+    stored = SampleStore(Dataset(tmp_path / "d.h5"), ensemble, KPointSettings(source="stored"), 10**9)["one"]
+    target = stored.target_at(KPointSettings(per_step=2), np.random.default_rng(0))
+    np.testing.assert_array_equal(target.kpoints, np.repeat(k, 2, axis=0))
+    fresh = samples["s0"].target.with_bands(k, c, np.arange(52)[None] < facts["n_low"])
+    prediction, trace = torch.zeros(len(stored.src), 13**2).double(), torch.zeros(fresh.trace_shape).double()
+    settings = LossSettings(0.2, 0.1, 0.3)
+    loss = [total_loss(prediction, trace, t, settings).hamiltonian for t in (target, fresh)]
+    torch.testing.assert_close(*loss, rtol=1e-10, atol=0)
+
+
+def test_the_gauge_is_augmented(data, store):
+    """The network reads H0 + c S; label and loss stay."""
+    _, ensemble = store
+    sample = SampleStore(Dataset(data), ensemble, KPointSettings(), 10**9, overlap=True)["s0"]
+    matrices = Dataset(data).read("s0")
+    shifted = matrices["H0"].shift_gauge(matrices["S"], 0.7).within(0.0, 4.0)
+    expected = ensemble.irreps_of_blocks(torch.from_numpy(shifted.padded(ensemble.config.shells)))
+    torch.testing.assert_close(sample.in_gauge(0.7).h0, expected)
+    assert sample.in_gauge(0.7).target is sample.target
+
+
 def test_memory_is_bounded(data, store):
     _, ensemble = store
     small = SampleStore(Dataset(data), ensemble, KPointSettings(), 1)
@@ -209,8 +239,8 @@ def test_windows_and_stored_bands_are_checked(data, store):
     _, ensemble = store
     sample = SampleStore(Dataset(data), ensemble, KPointSettings(), 10**9)["s0"]
     target = sample.target_at(KPointSettings(window=(-5, 5)), np.random.default_rng(0))
-    epsilon, _ = sample.solver.at(target.kpoints[0].numpy())
-    np.testing.assert_array_equal(target.low[0], np.abs(epsilon - 6.93) <= 5)
+    epsilon, _ = sample.solver.at(target.kpoints.numpy())
+    np.testing.assert_array_equal(target.low, np.abs(epsilon - 6.93) <= 5)
     with pytest.raises(ValueError, match=r"^kpoints.source: sample s0 came without eigenvectors"):
         SampleStore(Dataset(data), ensemble, KPointSettings(source="stored"), 10**9)["s0"]
 

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
 import torch
 
 from nextham.blocks import Blocks
 from nextham.compact_target import CompactTarget
 from nextham.dataset import CUTOFF, Dataset
 from nextham.graph import Graph
-from nextham.kspace import overlap_with_spin
+from nextham.kspace import bloch_pairs, solve
 from nextham.model import Ensemble
 from nextham.train.settings import KPointSettings
 
@@ -22,47 +21,24 @@ __all__ = ["BandSolver", "PreparedSample", "SampleStore", "packed_batches"]
 
 
 class BandSolver:
-    """Eigenvectors of H(k) C = S(k) C ε of one structure, without anything recomputed per k-point but the sums."""
+    """Eigenvectors of H(k) C = S(k) C ε of one structure; checks and layout are done once for all k-points."""
 
     def __init__(self, hamiltonian: Blocks, overlap: Blocks) -> None:
-        overlap = overlap_with_spin(overlap, 1)
-        self.spins = 2 if hamiltonian.n_spin == 4 else 1
-        self._h, self._s = _Sum(hamiltonian), _Sum(overlap)
+        self.matrices = bloch_pairs(hamiltonian, overlap)[0]
 
-    def at(self, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns ε [s] and C [a, s] at one k-point, a as in `Blocks.to_dense`.
+    def at(self, kpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ε [q, s] and C [q, a, s] at k-points [q, 3], a as in `Blocks.to_dense`.
 
         Raises:
             ValueError: S(k) is not positive definite.
         """
-        h, s = self._h.at(k), self._s.at(k)
-        if self.spins == 2:
-            s = np.kron(s, np.eye(2))
-        try:
-            return scipy.linalg.eigh((h + h.conj().T) / 2, (s + s.conj().T) / 2, check_finite=False)
-        except np.linalg.LinAlgError as error:
-            raise ValueError(f"S(k) at k = {tuple(np.round(k, 6))} is not positive definite") from error
+        found = [solution for _, solution in solve(*self.matrices, kpoints, vectors=True)]
+        return tuple(np.concatenate([getattr(x, name).numpy() for x in found]) for name in ("values", "vectors"))
 
     def nbytes(self) -> int:
         """Returns its memory."""
-        return self._h.nbytes() + self._s.nbytes()
-
-
-class _Sum:
-    """A Bloch sum whose places are known."""
-
-    def __init__(self, matrix: Blocks) -> None:
-        rows, columns, self.size = matrix.positions()
-        self.place = (rows * self.size + columns).astype(np.int32)
-        self.data, self.R, self.sizes = matrix.data, matrix.graph.R, matrix.sizes
-
-    def at(self, k: np.ndarray) -> np.ndarray:
-        phased = self.data * np.repeat(np.exp(2j * np.pi * (self.R @ k)), self.sizes)
-        real = np.bincount(self.place, phased.real, self.size**2)
-        return (real + 1j * np.bincount(self.place, phased.imag, self.size**2)).reshape(self.size, self.size)
-
-    def nbytes(self) -> int:
-        return self.place.nbytes + self.data.nbytes + self.R.nbytes + self.sizes.nbytes
+        layouts = (x for m in self.matrices for x in (m.data, m.layout.edges, m.layout.vectors))
+        return sum(x.nbytes for x in layouts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,23 +89,17 @@ class PreparedSample:
         """Returns the label with the k-points of one step, drawn with `rng`."""
         if not settings.per_step:
             return self.target
-        kpoints, vectors, low = [], [], []
-        for _ in range(settings.per_step):
-            if self.stored is not None:
-                q = int(rng.integers(len(self.stored[0])))
-                k, c = self.stored[0][q], self.stored[1][q]
-                chosen = np.arange(c.shape[1]) < self.n_low
-            else:
-                k = _draw(settings.mesh, rng)
-                epsilon, c = self.solver.at(k)
-                chosen = np.arange(len(epsilon)) < self.n_low
-                if settings.window is not None:
-                    lo, hi = settings.window
-                    chosen = (epsilon - self.efermi >= lo) & (epsilon - self.efermi <= hi)
-            kpoints.append(k)
-            vectors.append(c)
-            low.append(chosen)
-        return self.target.with_bands(np.array(kpoints), np.array(vectors), np.array(low))
+        if self.stored is not None:
+            which = rng.integers(len(self.stored[0]), size=settings.per_step)
+            kpoints, vectors = self.stored[0][which], self.stored[1][which]
+            low = np.arange(vectors.shape[2]) < np.full((len(which), 1), self.n_low)
+            return self.target.with_bands(kpoints, vectors, low)
+        kpoints = np.array([_draw(settings.mesh, rng) for _ in range(settings.per_step)])
+        epsilon, vectors = self.solver.at(kpoints)
+        low = np.arange(epsilon.shape[1]) < np.full((len(kpoints), 1), self.n_low)
+        if settings.window is not None:
+            low = (epsilon - self.efermi >= settings.window[0]) & (epsilon - self.efermi <= settings.window[1])
+        return self.target.with_bands(kpoints, vectors, low)
 
 
 def _draw(mesh: int, rng: np.random.Generator) -> np.ndarray:
