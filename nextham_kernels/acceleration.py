@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -55,6 +56,8 @@ def accelerate(model: torch.nn.Module, *, dry_run: bool = False) -> Report:
         model: any module; it may contain modules compiled by `torch.compile`, which compile anew.
         dry_run: change nothing and only report.
 
+    A model on another device than the CPU stays as it is: our kernels are for the CPU so far.
+
     Returns:
         What was replaced, and which e3nn modules were not, and why.
 
@@ -71,12 +74,16 @@ def accelerate(model: torch.nn.Module, *, dry_run: bool = False) -> Report:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     report, inside = Report(), []
+    devices = {t.device.type for t in itertools.chain(model.parameters(), model.buffers())} - {"cpu"}
     for name, module in model.named_modules():
         if any(name == outer or name.startswith(outer + ".") or not outer for outer in inside):
             continue  # part of a module that has been dealt with
         kind = type(module)
         if kind in _OURS:
             inside.append(name)
+            if devices:
+                report.kept[name] = f"the model is on {', '.join(sorted(devices))}; the kernels are for the CPU so far"
+                continue
             report.replaced[name] = kind.__name__
             if not dry_run:
                 _adopt(module, _OURS[kind])

@@ -117,6 +117,13 @@ def test_compiled_model():
     harness.assert_close(compiled(x, r), expected, harness.GOLDEN)
 
 
+def test_other_devices_stay():
+    model = o3.Linear("2x0e", "1x0e").to("meta")
+    report = nextham_kernels.accelerate(model)
+    assert report.kept == {"": "the model is on meta; the kernels are for the CPU so far"}
+    assert type(model) is o3.Linear
+
+
 def test_report():
     report = nextham_kernels.accelerate(
         torch.nn.Sequential(o3.Linear("2x0e", "1x0e"), e3nn_nn.S2Activation("0e", torch.tanh, 4))
