@@ -1,10 +1,10 @@
 // Hamiltonian blocks to irreps and back: the kernels of nextham_kernels/ops/blocks_irreps, which holds the formulas.
 // Parallel over tiles of edges; the lanes of a vector are edges, so every coefficient is one scalar times one vector.
-// A pair of shells is coupled in two sparse steps, m₁m₂ → LM and then LM, spin → J: (2l₁+1)(2l₂+1) numbers for each of
-// 4 spin components and 2 parts, at most 25 kB of vectors in between. The published 27 x 27 orbitals with spin are
-// 5,832 numbers (23 kB) in and out and 110,000 multiply-adds; silicon's 13 x 13 have 1,352 and 18,000. A tile of inputs
-// and one of outputs (up to 370 kB each) lie in the second-level cache; blocks come in and irreps go out by
-// transposition.
+// A pair of shells is coupled in two sparse steps, m1m2 → LM and then LM, spin → J: (2 l1 + 1)(2 l2 + 1) numbers for
+// each of 4 spin components and 2 parts, at most 25 kB of vectors in between. The published 27 x 27 orbitals with spin
+// are 5,832 numbers (23 kB) in and out and 35,000 multiply-adds; silicon's 13 x 13 have 1,352 and 6,400. A tile of
+// inputs and one of outputs (up to 370 kB each) lie in the second-level cache; blocks come in and irreps go out by
+// transposition, so memory is what takes the time.
 #include <omp.h>
 
 #include <algorithm>
