@@ -29,7 +29,8 @@ def predict_delta(
         ensemble: the networks.
         h0: H⁽⁰⁾, eV, with an on-site block for every atom.
         memory_budget: bytes that the computation may take beside the ensemble, H⁽⁰⁾ and ΔH; by default as many as are
-            quickest. Results are equal to rounding for any budget.
+            quickest. Results are equal to rounding for any budget. The least is three rows of features for each edge
+            (4.7 kB, published sizes in single precision), the output of one network, and the work on one atom's edges.
         progress: called with (done, total) pieces of work.
 
     Returns:

@@ -43,7 +43,7 @@ def needs_of(ensemble: Ensemble, h0: Blocks, reading: BlockChannels, writing: Bl
     distance, d = h0.graph.distance(), config.hidden_irreps.dim
     near = distance < config.cutoff
     inside = max(int(((distance >= lo) & (distance < hi)).sum()) for lo, hi in config.ranges)
-    per_kept = ROW_COPIES * d * size + 4 * size + 5 * 8  # rows, vector and distance, indices
+    per_kept = ROW_COPIES * d * size + 4 * size + 16 * 8  # rows, vector and distance, graph and indices
     kept = int(near.sum()) * per_kept + 2 * inside * writing.width * size
     n_paths = ensemble.networks[0].layers[0].attention.path_weight.numel()
     engine = 2 * n_paths + 24 * d + 6 * config.n_radial + 2 * config.tracegrad_forms
