@@ -2,6 +2,8 @@
 
 `e3nn` is the module as e3nn builds it by default (generated code with optimised einsums); `e3nn_torchscript` is the
 same code compiled by TorchScript, e3nn's default before torch 2.10. `reference` is the definition in plain torch.
+`cuequivariance` is its module with the method that it has for the CPU; where features have both parities it orders
+paths in another way, so the results, and with them the run, differ.
 Directions: forward; both (forward and the gradients of both operands and of the weights); second (the gradients of
 those gradients, what training on forces adds). `gflop_per_s` counts the multiply-adds with the non-zero coefficients
 once each, whatever is executed; `gb_per_s` the operands, weights and results. Rows: `--rows`.
@@ -128,7 +130,35 @@ def e3nn_torchscript(problem: Problem) -> Runs:
         e3nn.set_optimization_defaults(jit_mode=mode)
 
 
-IMPLEMENTATIONS = {"kernel": kernel, "e3nn": e3nn_module, "e3nn_torchscript": e3nn_torchscript, "reference": plain}
+def cuequivariance(problem: Problem) -> Runs:
+    """CuEquivariance's module of the same product, by its method for the CPU.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        import cuequivariance as cue
+        import cuequivariance_torch as cuet
+    except ImportError as error:
+        raise ValueError(f"cuequivariance: install cuequivariance-torch to compare with it: {error}") from error
+    case = problem.case
+    first, second, out = (cue.Irreps("O3", irreps) for irreps in (case.irreps_1, case.irreps_2, case.irreps_out))
+    options = {"layout": cue.mul_ir, "shared_weights": case.shared, "internal_weights": False, "method": "naive"}
+    if case.mode == "uvu":
+        module = cuet.ChannelWiseTensorProduct(first, second, [ir for _, ir in out], **options)
+    else:
+        module = cuet.FullyConnectedTensorProduct(first, second, out, **options)
+    module = module.to(problem.x.dtype)
+    return _runs(problem, lambda x, y, weight: module(x, y, weight if weight.ndim == 2 else weight[None]))
+
+
+IMPLEMENTATIONS = {
+    "kernel": kernel,
+    "e3nn": e3nn_module,
+    "e3nn_torchscript": e3nn_torchscript,
+    "cuequivariance": cuequivariance,
+    "reference": plain,
+}
 
 
 def _runs(problem: Problem, function: Callable[..., torch.Tensor]) -> Runs:
