@@ -10,7 +10,8 @@
 // writes the result once.
 //
 // MACE's medium product, 1,000 rows, two cores (Xeon, AVX-512): 19 kB and 20 kFLOP per row in 1.7 µs, 46 % of the copy
-// rate. 'uvw' with shared weights (DeepH-E3's): 3 kB and 179 kFLOP per row, 132 GFLOP/s where MKL's product reaches 300.
+// rate. 'uvw' with shared weights (DeepH-E3's): 3 kB and 179 kFLOP per row, 132 GFLOP/s where MKL's product reaches
+// 300.
 //
 // Backward is the same loop turned round: grad_a_ui = w_u Σ_k M_ik g_uk, grad_w_u = Σ_i a_ui (…), and the derivative by
 // b through grad_M_ik = Σ_u w_u a_ui g_uk. Weights shared by all rows get their gradient per thread, added up in the
