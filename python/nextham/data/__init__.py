@@ -1,8 +1,8 @@
-"""Real samples that ship with the package."""
+"""What ships with the package: real samples, and a small trained model."""
 
 from pathlib import Path
 
-__all__ = ["sample"]
+__all__ = ["bundled_model", "sample"]
 
 
 def sample(name: str = "Si-1") -> Path:
@@ -19,3 +19,11 @@ def sample(name: str = "Si-1") -> Path:
     if name not in names:
         raise ValueError(f"name: expected one of {', '.join(names)}, got {name!r}")
     return folder / name
+
+
+def bundled_model() -> Path:
+    """Returns the folder of the trained model; its MODEL.md says on what it was trained, what it gives and its limits.
+
+    Silicon was held out of its training.
+    """
+    return Path(__file__).parent / "small-crystals"
