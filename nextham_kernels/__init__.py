@@ -4,19 +4,18 @@
 inside `with use_reference():` everything runs its plain reference.
 """
 
+import importlib
+
 __version__ = "0.1.0"
 
-__all__ = ["accelerate", "restore", "use_reference"]
+__all__ = ["accelerate", "nn", "restore", "use_reference"]
 
 
 def __getattr__(name: str) -> object:
     # Looked up when first used, because e3nn takes 2.5 s to import.
-    if name in ("accelerate", "restore"):
-        from nextham_kernels import acceleration
-
-        return getattr(acceleration, name)
-    if name == "use_reference":
-        from nextham_kernels.loading import use_reference
-
-        return use_reference
+    if name == "nn":
+        return importlib.import_module("nextham_kernels.nn")
+    modules = {"accelerate": "acceleration", "restore": "acceleration", "use_reference": "loading"}
+    if name in modules:
+        return getattr(importlib.import_module(f"nextham_kernels.{modules[name]}"), name)
     raise AttributeError(f"module 'nextham_kernels' has no attribute {name!r}")
