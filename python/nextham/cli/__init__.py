@@ -9,7 +9,20 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-COMMANDS = ("predict", "bands", "dos", "optics", "compare", "convert", "info", "dataset", "train", "evaluate", "demo")
+COMMANDS = (
+    "predict",
+    "bands",
+    "dos",
+    "optics",
+    "compare",
+    "convert",
+    "info",
+    "basis",
+    "dataset",
+    "train",
+    "evaluate",
+    "demo",
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from nextham.basis import Basis
+from nextham.io.element_files import ElementFiles
 from nextham.io.errors import FileError
 from nextham.io.stru import Species, read_stru
 from nextham.io.text_file import parse_integer, parse_number, read_text
 from nextham.units import SYMBOLS
 
-__all__ = ["OrbFile", "basis_from_directory", "basis_from_stru", "read_orb"]
+__all__ = ["OrbFile", "basis_from_directory", "basis_from_stru", "read_orb", "read_orb_of"]
 
 _LETTERS = "spdfghiklm"
 _SUFFIXES = ("", ".xz", ".gz")
@@ -87,6 +88,18 @@ def read_orb(path: str | os.PathLike[str]) -> OrbFile:
         dr=dr,
         radial=_read_radial(path, lines, titles, shells, mesh),
     )
+
+
+def read_orb_of(path: str | os.PathLike[str], number: int) -> OrbFile:
+    """Reads an orbital file that must be of the element `number`.
+
+    Raises:
+        FileError: a file that `read_orb` refuses, or orbitals of another element.
+    """
+    orb = read_orb(path)
+    if orb.number != number:
+        raise FileError(path, f"expected orbitals of {SYMBOLS[number]}, got those of {SYMBOLS[orb.number]}")
+    return orb
 
 
 class _Header:
@@ -166,20 +179,8 @@ def basis_from_directory(directory: str | os.PathLike[str], numbers: Iterable[in
     Raises:
         FileError: no directory, no file or several files for an element, or a file that is not what its name says.
     """
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        raise FileError(directory, f"cannot be read: {error.strerror}") from error
-    shells = {}
-    for z in dict.fromkeys(int(z) for z in numbers):
-        symbol = SYMBOLS[z]
-        found = [name for name in names if re.fullmatch(rf"{symbol}([^A-Za-z].*)?\.orb(\.xz|\.gz)?", name)]
-        if not found:
-            raise FileError(directory, f"there is no orbital file for {symbol} (a name like {symbol}_…_2s2p1d.orb)")
-        if len(found) > 1:
-            raise FileError(directory, f"there are {len(found)} orbital files for {symbol}: {', '.join(found)}")
-        shells[z] = _shells_of(Path(directory) / found[0], z)
-    return Basis(shells)
+    files = ElementFiles(directory)
+    return Basis({z: read_orb_of(files.orbital(z), z).shells for z in dict.fromkeys(int(z) for z in numbers)})
 
 
 def basis_from_stru(stru: str | os.PathLike[str], orbital_dir: str | os.PathLike[str] | None = None) -> Basis:
@@ -217,7 +218,7 @@ def _shells_of_species(
     for suffix in _SUFFIXES:
         path = folder / (species.orbital + suffix)
         if path.is_file():
-            return _shells_of(path, species.number)
+            return read_orb_of(path, species.number).shells
     if orbital_dir is not None:
         raise FileError(folder / species.orbital, f"the orbital file of {species.label} is not there")
     declared = re.search(rf"_(([1-9]\d?[{_LETTERS}])+)\.orb(\.xz|\.gz)?$", species.orbital)
@@ -226,10 +227,3 @@ def _shells_of_species(
         raise FileError(stru, sentence)
     counts = re.findall(rf"(\d+)([{_LETTERS}])", declared[1])
     return tuple(sorted(_LETTERS.index(letter) for count, letter in counts for _ in range(int(count))))
-
-
-def _shells_of(path: Path, number: int) -> tuple[int, ...]:
-    orb = read_orb(path)
-    if orb.number != number:
-        raise FileError(path, f"expected orbitals of {SYMBOLS[number]}, got those of {SYMBOLS[orb.number]}")
-    return orb.shells
