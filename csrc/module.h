@@ -11,6 +11,7 @@ void bind_number_text(pybind11::module_& m);
   X(attention) \
   X(bloch_sum) \
   X(blocks_irreps) \
+  X(edge_linear) \
   X(edge_tensor_product) \
   X(edge_wigner) \
   X(gate) \
@@ -20,7 +21,8 @@ void bind_number_text(pybind11::module_& m);
   X(radial_basis) \
   X(rotation) \
   X(spherical_harmonics) \
-  X(tensor_product)
+  X(tensor_product) \
+  X(tracegrad)
 // clang-format on
 
 #define NEXTHAM_DECLARE(op) void bind_##op(pybind11::module_& m);

@@ -94,6 +94,14 @@ class EdgeLayout:
         """Returns the block of |m| and σ, or None where the irreps have none."""
         return next((b for b in self.blocks if (b.m, b.sigma) == (m, sigma)), None)
 
+    @functools.cached_property
+    def scalars(self) -> torch.Tensor:
+        """The columns of the row that hold 0e, int64, in the order of the irreps."""
+        block = self.find(0, 1)
+        channels = () if block is None else block.channels
+        places = [torch.arange(c.start, c.stop) for c in channels if self.irreps[c.irrep].ir.is_scalar()]
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *places])
+
     def to_row(self, x: torch.Tensor) -> torch.Tensor:
         """Returns rows [e, d] of features [e, d] that are already rotated into the edge frame."""
         return x[:, self.index.to(x.device)] * self.sign.to(x)

@@ -1,7 +1,8 @@
 """Weights of e3nn-style maps as one dense matrix per |m| of the edge frame.
 
 A list of matrices has one entry [c_in, c_out] (or None, where the output lacks it) for each block of the input's
-`edge_layout`. Everything is linear in the weights and differentiable, so training folds in every step.
+`edge_layout`; `flat` makes of it what `edge_linear` and `head_linear` take. Everything is linear in the weights and
+differentiable, so training folds in every step.
 """
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps
 from nextham_kernels.ops.depthwise_tensor_product.reference import output_order, paths
 from nextham_kernels.ops.linear.reference import plan
 
-__all__ = ["linear_matrices", "product_matrices", "through_heads"]
+__all__ = ["flat", "linear_matrices", "product_matrices", "through_heads"]
 
 Matrices = list[torch.Tensor | None]
+
+
+def flat(matrices: Matrices) -> torch.Tensor:
+    """Returns the matrices one after the other [w]."""
+    return torch.cat([m.flatten() for m in matrices if m is not None])
 
 
 def linear_matrices(weight: torch.Tensor, irreps_in: str, irreps_out: str) -> Matrices:

@@ -10,8 +10,8 @@ in the edge frame; the kernel never stores the product. Paths, and with them the
 channels, are those of `depthwise_tensor_product` with the irreps of x to keep; the weights are laid out as in `linear`.
 On on-site edges (zero length) only the paths with l₂ = 0 contribute, as there is no other harmonic.
 
-It is linear in x, the radial weights and the linear weights; any derivative with respect to them up to second order
-exists. Source: DESIGN E1; the product is that of `depthwise_tensor_product`.
+It is linear in x, the radial weights and the linear weights, but for a bias of the 0e channels that may be added; any
+derivative up to second order exists. Source: DESIGN E1; the product is that of `depthwise_tensor_product`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 
 from nextham_kernels.checks import check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
+from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.edge_tensor_product import cpu, reference
 from nextham_kernels.registration import define
 
@@ -30,13 +31,12 @@ __all__ = ["edge_tensor_product", "edge_tensor_product_sizes"]
 
 _op = define(
     "edge_tensor_product",
-    "Tensor x, Tensor radial, Tensor linear_weight, Tensor onsite, str irreps_x, int l_max, str irreps_out",
+    "Tensor x, Tensor radial, Tensor linear_weight, Tensor onsite, Tensor radial_weight, Tensor radial_bias, "
+    "Tensor bias, str irreps_x, int l_max, str irreps_out",
     reference.edge_tensor_product,
     cpu.forward,
     cpu.backward,
-    lambda x, radial, linear_weight, onsite, irreps_x, l_max, irreps_out: x.new_empty(
-        len(x), irreps_of(irreps_out).dim
-    ),
+    lambda x, *rest: x.new_empty(len(x), irreps_of(rest[-1]).dim),
 )
 
 
@@ -48,17 +48,24 @@ def edge_tensor_product(
     irreps_x: IrrepsLike,
     l_max: int,
     irreps_out: IrrepsLike,
+    radial_weight: torch.Tensor | None = None,
+    radial_bias: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Multiplies rows of the edge frame by the edge's harmonics and maps them; the formula is on the op's page.
 
     Args:
         x: rows [e, d] in the edge layout of `irreps_x`, float32 or float64.
-        radial: r [e, p], the weight of each channel of each path, same dtype.
+        radial: r [e, p], the weight of each channel of each path, same dtype; or t [e, c] with `radial_weight`.
         linear_weight: W [w], same dtype; p and w from `edge_tensor_product_sizes`.
         onsite: bool [e], true where the edge has zero length.
         irreps_x: layout of `x`, and the irreps that the product keeps.
         l_max: largest degree of the harmonics.
         irreps_out: layout of the result; blocks of an irrep that the product does not have come out zero.
+        radial_weight: V [p, c], for r = t Vᵀ + v, the last layer of a radial MLP: r (4.6 kB per edge in NextHAM) is
+            then made for a few edges at a time and never stored.
+        radial_bias: v [p], with `radial_weight` only; None for zero.
+        bias: [b], added to the 0e channels of the result.
 
     Returns:
         Rows [e, d_out] in the edge layout of `irreps_out`.
@@ -74,17 +81,29 @@ def edge_tensor_product(
         tensor([[8.],
                 [3.]])
     """
-    check_tensors(x=x, radial=radial, linear_weight=linear_weight)
+    optional = {"radial_weight": radial_weight, "radial_bias": radial_bias, "bias": bias}
+    given = {name: t for name, t in optional.items() if t is not None}
+    check_tensors(x=x, radial=radial, linear_weight=linear_weight, **given)
     if onsite.dtype != torch.bool or onsite.device != x.device:
         raise TypeError(f"onsite: expected dtype bool on device {x.device} as x, got {onsite.dtype} on {onsite.device}")
     names, (n_radial, n_weights) = _names(irreps_x, irreps_out), edge_tensor_product_sizes(irreps_x, l_max, irreps_out)
     check_shapes(
         x=(x, f"e {names.dim}"),
-        radial=(radial, f"e {n_radial}"),
+        radial=(radial, f"e {n_radial}" if radial_weight is None else "e c"),
         linear_weight=(linear_weight, str(n_weights)),
         onsite=(onsite, "e"),
+        **({} if radial_weight is None else {"radial_weight": (radial_weight, f"{n_radial} c")}),
+        **({} if radial_bias is None else {"radial_bias": (radial_bias, str(n_radial))}),
+        **({} if bias is None else {"bias": (bias, str(names.n_scalars))}),
     )
-    return _op(x, radial, linear_weight, onsite, names.x, l_max, names.out)
+    if radial_weight is None and radial_bias is not None:
+        raise ValueError("radial_bias: expected None without radial_weight")
+    if radial_weight is None:
+        radial_weight, radial_bias = x.new_empty(0, 0), x.new_empty(0)
+    elif radial_bias is None:
+        radial_bias = x.new_zeros(n_radial)
+    bias = x.new_empty(0) if bias is None else bias
+    return _op(x, radial, linear_weight, onsite, radial_weight, radial_bias, bias, names.x, l_max, names.out)
 
 
 @functools.cache
@@ -104,9 +123,11 @@ class _Names(NamedTuple):
     x: str
     out: str
     dim: int
+    n_scalars: int
 
 
 @functools.cache
 def _names(irreps_x: IrrepsLike, irreps_out: IrrepsLike) -> _Names:
-    """Irreps as words, which takes 40 µs, and the dimension of x."""
-    return _Names(str(irreps_of(irreps_x)), str(irreps_of(irreps_out)), irreps_of(irreps_x).dim)
+    """Irreps as words, which takes 40 µs, the dimension of x, and the number of 0e channels of the result."""
+    x, out = irreps_of(irreps_x), irreps_of(irreps_out)
+    return _Names(str(x), str(out), x.dim, len(edge_layout(out).scalars))

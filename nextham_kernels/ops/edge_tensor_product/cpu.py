@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from nextham_kernels.clebsch_gordan import irreps_of
+from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.edge_tensor_product.reference import plan
 
@@ -46,21 +47,30 @@ def _joined(tensors: list[torch.Tensor], dtype: torch.dtype) -> np.ndarray:
     return torch.cat([torch.empty(0, dtype=dtype), *(t.to(dtype) for t in tensors)]).numpy()
 
 
+@functools.cache
+def bias_columns(irreps: str) -> np.ndarray:
+    """The columns of the result that the bias is added to."""
+    return edge_layout(irreps).scalars.to(torch.int32).numpy()
+
+
 def forward(
     x: torch.Tensor,
     radial: torch.Tensor,
     linear_weight: torch.Tensor,
     onsite: torch.Tensor,
+    radial_weight: torch.Tensor,
+    radial_bias: torch.Tensor,
+    bias: torch.Tensor,
     irreps_x: str,
     l_max: int,
     irreps_out: str,
 ) -> torch.Tensor:
     """Runs `edge_tensor_product_forward`."""
     y = x.new_empty(len(x), irreps_of(irreps_out).dim)
-    arrays = (t.numpy() for t in (x, radial, linear_weight, onsite))
+    arrays = (t.numpy() for t in (x, radial, linear_weight, onsite, radial_weight, radial_bias, bias))
     module = kernels()
     settings = tables(irreps_x, l_max, irreps_out, x.dtype, module.edge_tensor_product_outputs)
-    module.edge_tensor_product_forward(*arrays, *settings, y.numpy())
+    module.edge_tensor_product_forward(*arrays, *settings, bias_columns(irreps_out), y.numpy())
     return y
 
 
@@ -70,18 +80,32 @@ def backward(
     radial: torch.Tensor,
     linear_weight: torch.Tensor,
     onsite: torch.Tensor,
+    radial_weight: torch.Tensor,
+    radial_bias: torch.Tensor,
+    bias: torch.Tensor,
     irreps_x: str,
     l_max: int,
     irreps_out: str,
     needs: list[bool],
 ) -> list[torch.Tensor]:
-    """Runs `edge_tensor_product_backward`; the gradients of x and of radial come together."""
-    inputs, weights = needs[0] or needs[1], needs[2]
-    grad_x, grad_radial = (torch.empty_like(t) if inputs else t.new_empty(0) for t in (x, radial))
+    """Runs `edge_tensor_product_backward`; the gradients of x and of radial come together.
+
+    Where r = radial @ radial_weightᵀ + radial_bias, it is made again, and two matrix products carry its gradient on.
+    """
+    inputs, weights = any(needs[i] for i in (0, 1, 4, 5)), needs[2]
+    fused = radial_weight.numel() > 0
+    r = torch.addmm(radial_bias, radial, radial_weight.T) if fused else radial
+    grad_x, grad_r = (torch.empty_like(t) if inputs else t.new_empty(0, t.shape[1]) for t in (x, r))
     grad_weight = torch.zeros_like(linear_weight)
-    arrays = (t.numpy() for t in (grad, x, radial, linear_weight, onsite))
-    grads = (t.numpy() for t in (grad_x, grad_radial, grad_weight))
+    arrays = (t.numpy() for t in (grad, x, r, linear_weight, onsite))
+    grads = (t.numpy() for t in (grad_x, grad_r, grad_weight))
     module = kernels()
     settings = tables(irreps_x, l_max, irreps_out, x.dtype, module.edge_tensor_product_outputs)
     module.edge_tensor_product_backward(*arrays, *settings, inputs, weights, *grads)
-    return [grad_x, grad_radial, grad_weight, torch.empty_like(onsite)]
+    grad_bias = grad[:, edge_layout(irreps_out).scalars].sum(0) if len(bias) else torch.empty_like(bias)
+    nothing = torch.empty_like(onsite)
+    if fused and inputs:
+        rest = [grad_r @ radial_weight, grad_r.T @ radial, grad_r.sum(0)]
+    else:
+        rest = [grad_r, torch.empty_like(radial_weight), torch.empty_like(radial_bias)]
+    return [grad_x, rest[0], grad_weight, nothing, *rest[1:], grad_bias]

@@ -96,15 +96,23 @@ def edge_tensor_product(
     radial: torch.Tensor,
     linear_weight: torch.Tensor,
     onsite: torch.Tensor,
+    radial_weight: torch.Tensor,
+    radial_bias: torch.Tensor,
+    bias: torch.Tensor,
     irreps_x: str,
     l_max: int,
     irreps_out: str,
 ) -> torch.Tensor:
-    """y_eiw = Σ_k W_kw c_k r_ek x_eik, r being zero on on-site edges where l₂ > 0."""
+    """y_eiw = Σ_k W_kw c_k r_ek x_eik + b_w, r being zero on on-site edges where l₂ > 0.
+
+    r is `radial`, or radial @ radial_weightᵀ + radial_bias where these are not empty; neither needs `bias` be there.
+    """
     parts, directed, _ = plan(irreps_x, l_max, irreps_out)
+    if radial_weight.numel():
+        radial = radial @ radial_weight.T + radial_bias
     radial = radial.masked_fill(onsite[:, None] & directed.to(x.device), 0)
     y = x.new_zeros(len(x), irreps_of(irreps_out).dim)
     for part in parts:
         z = x[:, part.x] * (radial[:, part.radial] * part.coefficient.to(x))[:, None]  # [e, i, k]
         y = y.index_copy(1, part.y.flatten().to(x.device), (z @ linear_weight[part.weight]).flatten(1))
-    return y
+    return y.index_add(1, edge_layout(irreps_out).scalars.to(x.device), bias.expand(len(x), -1)) if len(bias) else y

@@ -11,6 +11,7 @@ Any derivative exists. Source: e3nn, `nn.Gate` and `math.normalize2mom`.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["gate", "gate_input_irreps"]
 
-_op = define("gate", "Tensor x, str irreps_out, bool edge", reference.gate, cpu.forward, cpu.backward)
+_op = define("gate", "Tensor x, str irreps_out, bool edge, int skip", reference.gate, cpu.forward, cpu.backward)
 
 
-def gate(x: torch.Tensor, irreps_out: IrrepsLike, edge: bool = False) -> torch.Tensor:
+def gate(x: torch.Tensor, irreps_out: IrrepsLike, edge: bool = False, skip: int = 0) -> torch.Tensor:
     """Applies SiLU to scalars and scales each other channel by the sigmoid of its gate.
 
     Args:
-        x: [e, d_in] in the layout `gate_input_irreps(irreps_out)`, float32 or float64.
+        x: [e, skip + d_in], the last d_in in the layout `gate_input_irreps(irreps_out)`, float32 or float64.
         irreps_out: layout of the result, 0e blocks first.
         edge: x and the result are rows of the edge frame (`edge_layout`) instead of e3nn's flat axis.
+        skip: numbers at the head of each row of x that belong to something else.
 
     Returns:
         [e, d_out].
@@ -48,11 +50,19 @@ def gate(x: torch.Tensor, irreps_out: IrrepsLike, edge: bool = False) -> torch.T
         >>> gate(torch.zeros(1, 5), "1x0e+1x1o").shape
         torch.Size([1, 4])
     """
-    irreps_out = irreps_of(irreps_out)
     check_tensors(x=x)
+    name, irreps_in, dim = _plan(irreps_out)
+    if skip < 0:
+        raise ValueError(f"skip: expected 0 or a positive number, got {skip}")
+    check_irreps_dim("x", x, irreps_in, skip + dim)
+    return _op(x, name, edge, skip)
+
+
+@functools.cache
+def _plan(irreps_out: IrrepsLike) -> tuple[str, o3.Irreps, int]:
+    """The name of the result's irreps, the irreps of the input and their dimension."""
     irreps_in = gate_input_irreps(irreps_out)
-    check_irreps_dim("x", x, irreps_in, irreps_in.dim)
-    return _op(x, str(irreps_out), edge)
+    return str(irreps_of(irreps_out)), irreps_in, irreps_in.dim
 
 
 def gate_input_irreps(irreps_out: IrrepsLike) -> o3.Irreps:

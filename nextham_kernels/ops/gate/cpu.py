@@ -29,15 +29,17 @@ def _settings(irreps_out: str, edge: bool) -> tuple[np.ndarray, int, int, float,
     return gate_of(irreps_out, edge), *counts(irreps_of(irreps_out)), SILU_SCALE, SIGMOID_SCALE
 
 
-def forward(x: torch.Tensor, irreps_out: str, edge: bool) -> torch.Tensor:
+def forward(x: torch.Tensor, irreps_out: str, edge: bool, skip: int) -> torch.Tensor:
     """Runs `gate_forward`."""
     y = x.new_empty(len(x), irreps_of(irreps_out).dim)
-    kernels().gate_forward(x.numpy(), *_settings(irreps_out, edge), y.numpy())
+    kernels().gate_forward(x.numpy(), skip, *_settings(irreps_out, edge), y.numpy())
     return y
 
 
-def backward(grad: torch.Tensor, x: torch.Tensor, irreps_out: str, edge: bool, needs: list[bool]) -> list[torch.Tensor]:
+def backward(
+    grad: torch.Tensor, x: torch.Tensor, irreps_out: str, edge: bool, skip: int, needs: list[bool]
+) -> list[torch.Tensor]:
     """Runs `gate_backward`; `needs` has one entry, which is true."""
     grad_x = torch.empty_like(x)
-    kernels().gate_backward(grad.numpy(), x.numpy(), *_settings(irreps_out, edge), grad_x.numpy())
+    kernels().gate_backward(grad.numpy(), x.numpy(), skip, *_settings(irreps_out, edge), grad_x.numpy())
     return [grad_x]

@@ -23,11 +23,11 @@ def counts(irreps_out: o3.Irreps) -> tuple[int, int]:
     return n_scalars, irreps_out.num_irreps - n_scalars
 
 
-def gate(x: torch.Tensor, irreps_out: str, edge: bool) -> torch.Tensor:
+def gate(x: torch.Tensor, irreps_out: str, edge: bool, skip: int) -> torch.Tensor:
     """[c₁ SiLU(s) | c₂ σ(g_u) t_uk]."""
     irreps = irreps_of(irreps_out)
     n_scalars, n_gated = counts(irreps)
-    scalars, gates, gated = x.split([n_scalars, n_gated, irreps.dim - n_scalars], dim=1)
+    scalars, gates, gated = x[:, skip:].split([n_scalars, n_gated, irreps.dim - n_scalars], dim=1)
     scalars, gates = SILU_SCALE * torch.nn.functional.silu(scalars), SIGMOID_SCALE * torch.sigmoid(gates)
     if edge:
         layout = edge_layout(irreps)

@@ -67,12 +67,3 @@ def gram_apply_backward(
         gram(grad, x, irreps, edge) if needs[0] else x.new_empty(0),
         gram_apply(c, grad, irreps, edge) if needs[1] else x.new_empty(0),
     ]
-
-
-def gram_step(
-    c: torch.Tensor, x: torch.Tensor, irreps: str, edge: bool, residual: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Runs `gram_step`: x + s g with g = 2 gram_apply(C, x) and s = residual ‖x‖/(‖g‖ + 1e-5), and s [e, 1]."""
-    y, scale = torch.empty_like(x), x.new_empty(x.shape[0], 1)
-    kernels().gram_step(c.numpy(), x.numpy(), *tables(irreps, edge), residual, y.numpy(), scale.numpy())
-    return y, scale

@@ -26,7 +26,7 @@ from torch.autograd.function import FunctionCtx
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.loading import reference_only
 from nextham_kernels.ops import gram, layer_norm_silu  # noqa: F401 (define the ops of torch.ops.nextham)
-from nextham_kernels.ops.gram import cpu
+from nextham_kernels.ops.tracegrad import cpu
 
 __all__ = ["FoldedTraceGrad", "Update", "fold", "invariants"]
 
@@ -101,20 +101,12 @@ class Update(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Runs the two sweeps."""
         layers = _layers(flat)
-        h = [torch.addmm(bias, ops.gram(x, x, irreps, edge), forms)]
-        for weight, shift, w, b in layers if wanted else layers[:-1]:
-            h.append(torch.addmm(b, ops.layer_norm_silu(h[-1], weight, shift, EPS), w.T))
-        z = h[-1] if wanted else None
-        g = last.expand(len(x), -1)
-        v = [g] * len(layers)
-        for j in reversed(range(len(layers))):
-            weight, shift = layers[j][:2]
-            g = ops.layer_norm_silu_vjp(v[j], h[j], weight, shift, EPS)
-            if j:
-                v[j - 1] = g @ layers[j - 1][2]
-        y, scale = _step(g @ forms.T, x, irreps, edge, residual)
+        x = x.contiguous()
+        sweep = cpu.update if x.device.type == "cpu" and not reference_only() else _sweep
+        keep = any(ctx.needs_input_grad)
+        y, scale, z, h, v = sweep(x, forms, bias, last, layers, irreps, edge, EPS, residual, keep, wanted)
         ctx.settings = irreps, edge
-        ctx.save_for_backward(x, scale, forms, last, *h[: len(layers)], *v, *flat)
+        ctx.save_for_backward(x, scale, forms, last, *h, *v, *flat)
         ctx.set_materialize_grads(False)
         return y, z
 
@@ -192,12 +184,30 @@ def _layers(flat: tuple[torch.Tensor, ...]) -> list[tuple[torch.Tensor, ...]]:
     return [flat[i : i + 4] for i in range(0, len(flat), 4)]
 
 
-def _step(
-    c: torch.Tensor, x: torch.Tensor, irreps: str, edge: bool, residual: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns x + s g and s [e, 1]."""
-    if x.device.type == "cpu" and not reference_only():
-        return cpu.gram_step(c, x.detach().contiguous(), irreps, edge, residual)
-    g = 2 * ops.gram_apply(c, x, irreps, edge)
+def _sweep(
+    x: torch.Tensor,
+    forms: torch.Tensor,
+    bias: torch.Tensor,
+    last: torch.Tensor,
+    layers: list[tuple[torch.Tensor, ...]],
+    irreps: str,
+    edge: bool,
+    eps: float,
+    residual: float,
+    keep: bool,
+    wanted: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]:
+    """Returns x′, s [e, 1], z or None, every h_j and every v_j: the formulas of this page, line by line."""
+    h = [torch.addmm(bias, ops.gram(x, x, irreps, edge), forms)]
+    for weight, shift, w, b in layers if wanted else layers[:-1]:
+        h.append(torch.addmm(b, ops.layer_norm_silu(h[-1], weight, shift, eps), w.T))
+    z = h[-1] if wanted else None
+    g = last.expand(len(x), -1)
+    v = [g] * len(layers)
+    for j in reversed(range(len(layers))):
+        g = ops.layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], eps)
+        if j:
+            v[j - 1] = g @ layers[j - 1][2]
+    g = 2 * ops.gram_apply(g @ forms.T, x, irreps, edge)
     scale = residual * x.norm(dim=1, keepdim=True) / (g.norm(dim=1, keepdim=True) + 1e-5)
-    return x + scale * g, scale
+    return x + scale * g, scale, z, h[: len(layers)], v

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from nextham.model.attention import head_irreps
+from nextham.model.attention import Attention, head_irreps
 from nextham.model.config import NextHAMConfig
 from nextham.model.layers import Linear
 from nextham.model.network import Network
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps
-from nextham_kernels.ops.edge_linear.folding import linear_matrices, product_matrices, through_heads
+from nextham_kernels.ops.edge_linear.folding import flat, linear_matrices, product_matrices, through_heads
 from nextham_kernels.ops.gate import gate_input_irreps
 from nextham_kernels.ops.linear.reference import Part, plan
 from nextham_kernels.ops.tracegrad import FoldedTraceGrad, fold_tracegrad
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FoldedLayer",
-    "HeadMaps",
+    "HeadMap",
+    "Map",
     "fold_layer",
     "irrep_parts",
     "message_irreps",
@@ -36,26 +37,35 @@ __all__ = [
 Matrices = list[torch.Tensor | None]
 
 
-class HeadMaps(NamedTuple):
-    """From the gated values of an edge to one output: Σ_h a_h (M_h v + b_h) + b."""
+class Map(NamedTuple):
+    """A linear map of rows: what `edge_linear` takes."""
+
+    matrix: torch.Tensor
+    bias: torch.Tensor | None = None
+
+
+class HeadMap(NamedTuple):
+    """From the gated values of an edge to one output: Σ_h a_h (M_h v + b_h) + b, what `head_linear` takes."""
 
     irreps: str  # of the output
-    matrices: Matrices  # [h, c_in, c_out] per block
-    onsite: Matrices  # the same for edges of zero length, whose harmonics vanish beyond degree 0
-    head_bias: torch.Tensor  # b_h of the 0e channels [h, c]
-    bias: torch.Tensor  # b of the 0e channels [c]
+    matrix: torch.Tensor  # M of directed and of on-site edges, whose harmonics vanish beyond degree 0 [2, w]
+    bias: torch.Tensor  # b_h of the 0e channels, and behind them b where it is not added later [h (+ 1), c]
 
 
 class FoldedLayer(NamedTuple):
-    """What one layer needs on edges."""
+    """What one layer needs."""
 
-    merge: Matrices  # normalised edge features → message
-    radial_bias: torch.Tensor  # offset of the radial weights [p]
+    source: Map  # normalised node features → message of the edges that begin there
+    target: Map  # the same of the edges that end there
+    merge: Map  # normalised edge features → message
     product: torch.Tensor  # linear map behind the first product, to attention scalars and gate input
     scalar_bias: torch.Tensor  # bias of those scalars [c]
-    to_edge: HeadMaps  # in the last layer: to the output
-    to_node: HeadMaps | None
-    to_scalars: HeadMaps | None  # in the last layer: to the scalars that TraceGrad reads
+    to_edge: HeadMap  # in the last layer: to the output
+    to_node: HeadMap | None
+    node_bias: torch.Tensor | None  # of the node output, all its columns [d]
+    to_scalars: HeadMap | None  # in the last layer: to the scalars that TraceGrad reads
+    rise: Map | None
+    fall: Map | None
     tracegrad: FoldedTraceGrad
 
 
@@ -92,8 +102,7 @@ def fold_layer(network: Network, k: int) -> FoldedLayer:
     """Returns the folded weights of layer k; differentiable, so that training folds in every step."""
     config, layer = network.config, network.layers[k]
     attention, hidden = layer.attention, config.hidden_irreps
-    thrice = linear_matrices(attention.merge.weight, str(hidden + hidden + hidden), str(hidden))
-    merge = [m[2 * len(m) // 3 :] for m in thrice]  # the channels of the edge features come last in each block
+    source, target, merge = _merge(attention, hidden)
     product, _ = depthwise_irreps(hidden, config.harmonics_irreps, hidden)
     n_scalar = next(mul for mul, ir in product if ir.is_scalar())
     alpha = attention.alpha.weight.view(n_scalar, -1)[:, : config.alpha_scalars]
@@ -104,24 +113,48 @@ def fold_layer(network: Network, k: int) -> FoldedLayer:
     weights = (attention.path_weight, attention.heads.weight)
     values = [product_matrices(*weights, str(hidden), config.l_max, heads, onsite=onsite) for onsite in (False, True)]
 
-    def maps(weight: torch.Tensor, bias: torch.Tensor, irreps: str) -> HeadMaps:
+    def head_map(weight: torch.Tensor, irreps: str, bias: torch.Tensor | None = None) -> HeadMap:
         projection = linear_matrices(weight, heads, irreps)
-        matrices, onsite = (through_heads(v, projection, heads, config.n_heads) for v in values)
+        matrix = torch.stack([flat(through_heads(v, projection, heads, config.n_heads)) for v in values])
         scalar = _scalar_matrix(projection, heads, irreps).unflatten(0, (config.n_heads, -1))  # [h, u, v]
-        head_bias = torch.einsum("hu,huv->hv", attention.heads.bias.view(config.n_heads, -1), scalar)
-        return HeadMaps(irreps, matrices, onsite, head_bias, bias)
+        biases = torch.einsum("hu,huv->hv", attention.heads.bias.view(config.n_heads, -1), scalar)
+        return HeadMap(irreps, matrix, biases if bias is None else torch.cat([biases, bias[None]]))
 
-    to_node = to_scalars = None
+    to_node = node_bias = to_scalars = rise = fall = None
     if layer.last:
-        to_edge = maps(*_through_readout(network, attention.to_edge), output_irreps(config))
+        weight, bias = _through_readout(network, attention.to_edge)
+        to_edge = head_map(weight, output_irreps(config), bias)
         weight, bias = _first_scalars(config, attention.to_edge)
-        to_scalars = maps(weight, bias, f"{config.n_scalars}x0e")
+        to_scalars = head_map(weight, f"{config.n_scalars}x0e", bias)
     else:
-        to_edge = maps(attention.to_edge.weight, attention.to_edge.bias, str(hidden))
-        to_node = maps(attention.to_node.weight, attention.to_node.bias, str(hidden))
+        to_edge = head_map(attention.to_edge.weight, str(hidden), attention.to_edge.bias)
+        to_node = head_map(attention.to_node.weight, str(hidden))
+        zeros = attention.to_node.bias.new_zeros(hidden.dim)
+        node_bias = zeros.index_copy(0, edge_layout(hidden).scalars, attention.to_node.bias)
+        rise, fall = _map(layer.rise), _map(layer.fall)
     trace = network.tracegrad[k]
     tracegrad = fold_tracegrad(trace.forms, list(trace.mlp.parameters()), str(trace.irreps))
-    return FoldedLayer(merge, attention.radial_offset, combined, scalar_bias, to_edge, to_node, to_scalars, tracegrad)
+    return FoldedLayer(
+        source, target, merge, combined, scalar_bias, to_edge, to_node, node_bias, to_scalars, rise, fall, tracegrad
+    )
+
+
+def _map(linear: Linear) -> Map:
+    return Map(flat(linear_matrices(linear.weight, str(linear.irreps_in), str(linear.irreps_out))), linear.bias)
+
+
+def _merge(attention: Attention, hidden: o3.Irreps) -> tuple[Map, Map, Map]:
+    """What the two ends of an edge and the edge itself add to its message; the biases come with the first."""
+    thrice = str(hidden + hidden + hidden)
+    matrices = linear_matrices(attention.merge.weight, thrice, str(hidden))
+    # The channels of the three stand one after the other in each block.
+    thirds = [[m.chunk(3)[i] for m in matrices] for i in range(3)]
+    parts = []
+    for linear, third in zip((attention.source, attention.target), thirds, strict=False):
+        own = linear_matrices(linear.weight, str(hidden), str(hidden))
+        parts.append(flat([a @ b for a, b in zip(own, third, strict=True)]))
+    scalar = _scalar_matrix(thirds[0], str(hidden), str(hidden))
+    return Map(parts[0], attention.source.bias @ scalar + attention.merge.bias), Map(parts[1]), Map(flat(thirds[2]))
 
 
 def _through_readout(network: Network, to_edge: Linear) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,15 +176,7 @@ def _first_scalars(config: NextHAMConfig, to_edge: Linear) -> tuple[torch.Tensor
     return to_edge.weight[scalar.weight[:, :n]].flatten(), to_edge.bias[:n]
 
 
-def _scalar_columns(irreps: str) -> torch.Tensor:
-    """The columns of block (0, +) that are 0e."""
-    layout = edge_layout(irreps_of(irreps))
-    channels = layout.find(0, 1).channels
-    return torch.cat([torch.arange(c.start, c.stop) for c in channels if layout.irreps[c.irrep].ir.is_scalar()])
-
-
 def _scalar_matrix(matrices: Matrices, irreps_in: str, irreps_out: str) -> torch.Tensor:
-    """The 0e part of a map."""
-    blocks = edge_layout(irreps_of(irreps_in)).blocks
-    number = next(i for i, block in enumerate(blocks) if (block.m, block.sigma) == (0, 1))
-    return matrices[number][_scalar_columns(irreps_in)[:, None], _scalar_columns(irreps_out)]
+    """The 0e part of a map; block (0, +), where 0e lies, comes first in a row."""
+    first, into = edge_layout(irreps_of(irreps_in)), edge_layout(irreps_of(irreps_out))
+    return matrices[first.blocks.index(first.find(0, 1))][first.scalars[:, None], into.scalars]

@@ -1,0 +1,102 @@
+// The matrix product of one tile, compiled once per instruction set; matrix_product.h says what it does.
+#include "matrix_product.h"
+
+#include <type_traits>
+
+namespace NEXTHAM_ISA {
+namespace {
+
+// R rows and V vectors of C, of which `columns` numbers exist.
+template <int R, int V, typename T>
+__attribute__((noinline)) void product_piece(Strided<T> a, std::int64_t k, const T* b, T* c, std::int64_t row_c,
+                                             std::int64_t columns, bool add) {
+  constexpr int w = kLanes<T>;
+  Vector<T> sum[R][V];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[r][v] = Vector<T>{};
+  // Every fourth row has a pointer of its own; the three behind it are reached with strides.
+  const T* at[(R + 3) / 4];
+#pragma GCC unroll 4
+  for (int g = 0; g < (R + 3) / 4; ++g) at[g] = a.a + 4 * g * a.row;
+  const std::int64_t once = a.row, twice = 2 * a.row, thrice = 3 * a.row;
+  for (std::int64_t i = 0; i < k; ++i, b += kPanel<T>) {
+    Vector<T> b_i[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) b_i[v] = load(b + v * w);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const T a_r = at[r / 4][r % 4 == 0 ? 0 : r % 4 == 1 ? once : r % 4 == 2 ? twice : thrice];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] += a_r * b_i[v];
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < (R + 3) / 4; ++g) at[g] += a.column;
+  }
+  if (columns == V * w) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        T* to = c + r * row_c + v * w;
+        store_anywhere(to, add ? load_anywhere(to) + sum[r][v] : sum[r][v]);
+      }
+    return;
+  }
+  alignas(kVectorBytes) T row[V * w];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(row + v * w, sum[r][v]);
+    T* to = c + r * row_c;
+    for (std::int64_t j = 0; j < columns; ++j) to[j] = add ? to[j] + row[j] : row[j];
+  }
+}
+
+template <int R, typename T>
+void product_rows(Strided<T> a, std::int64_t k, std::int64_t n, const T* packed, T* c, std::int64_t row_c,
+                  std::int64_t panel_c, bool add) {
+  for (std::int64_t first = 0; first < n; first += kPanel<T>, packed += k * kPanel<T>, c += panel_c) {
+    const std::int64_t columns = std::min(kPanel<T>, n - first);
+    if (columns > kLanes<T>) {
+      product_piece<R, 2, T>(a, k, packed, c, row_c, columns, add);
+    } else {
+      product_piece<R, 1, T>(a, k, packed, c, row_c, columns, add);
+    }
+  }
+}
+
+template <typename T>
+void product_block(Strided<T> a, std::int64_t rows, std::int64_t k, std::int64_t n, const T* packed, T* c,
+                   std::int64_t row_c, std::int64_t panel_c, bool add) {
+  const auto piece = [&](auto r_n, std::int64_t r) {
+    product_rows<r_n(), T>({a.a + r * a.row, a.row, a.column}, k, n, packed, c + r * row_c, row_c, panel_c, add);
+  };
+  std::int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows) piece(std::integral_constant<int, kRows>{}, r);
+  if constexpr (kRows > 8) {
+    if (r + 8 <= rows) piece(std::integral_constant<int, 8>{}, r), r += 8;
+  }
+  if (r + 4 <= rows) piece(std::integral_constant<int, 4>{}, r), r += 4;
+  if (r + 2 <= rows) piece(std::integral_constant<int, 2>{}, r), r += 2;
+  if (r < rows) piece(std::integral_constant<int, 1>{}, r);
+}
+
+}  // namespace
+
+// What is larger is read once: A with all panels of B at a time, or each panel of B with all rows of A.
+template <typename T>
+void product(Strided<T> a, std::int64_t rows, std::int64_t k, std::int64_t n, const T* packed, T* c, std::int64_t row_c,
+             bool add, std::int64_t panel_c) {
+  if (rows > 2 * n) return product_block(a, rows, k, n, packed, c, row_c, panel_c, add);
+  for (std::int64_t first = 0; first < n; first += kPanel<T>, packed += k * kPanel<T>, c += panel_c)
+    product_block(a, rows, k, std::min(kPanel<T>, n - first), packed, c, row_c, panel_c, add);
+}
+
+template void product<float>(Strided<float>, std::int64_t, std::int64_t, std::int64_t, const float*, float*,
+                             std::int64_t, bool, std::int64_t);
+template void product<double>(Strided<double>, std::int64_t, std::int64_t, std::int64_t, const double*, double*,
+                              std::int64_t, bool, std::int64_t);
+
+}  // namespace NEXTHAM_ISA
