@@ -16,7 +16,7 @@ import torch
 if TYPE_CHECKING:
     from e3nn import o3
 
-__all__ = ["IrrepsLike", "irreps_of", "wigner_3j", "wigner_d"]
+__all__ = ["IrrepsLike", "dim_of", "irreps_of", "wigner_3j", "wigner_d"]
 
 IrrepsLike: TypeAlias = "str | o3.Irreps"
 
@@ -34,6 +34,12 @@ def irreps_of(irreps: IrrepsLike) -> o3.Irreps:
     from e3nn import o3
 
     return o3.Irreps(irreps)
+
+
+@functools.cache
+def dim_of(irreps: IrrepsLike) -> int:
+    """Returns the dimension of irreps, which e3nn counts anew whenever it is asked."""
+    return irreps_of(irreps).dim
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import functools
 import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
-from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
+from nextham_kernels.clebsch_gordan import IrrepsLike, dim_of, irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.edge_linear import cpu, reference
 from nextham_kernels.registration import define
@@ -29,7 +29,7 @@ _op = define(
     reference.edge_linear,
     cpu.forward,
     cpu.backward,
-    lambda x, heads, matrix, bias, onsite, irreps_in, irreps_out: x.new_empty(len(x), irreps_of(irreps_out).dim),
+    lambda x, heads, matrix, bias, onsite, irreps_in, irreps_out: x.new_empty(len(x), dim_of(irreps_out)),
 )
 
 
@@ -131,4 +131,4 @@ def _plan(irreps_in: IrrepsLike, irreps_out: IrrepsLike) -> tuple[str, str, int,
     """The names, the dimension of the input, and the numbers of weights (for one head) and of 0e channels."""
     name_in, name_out = str(irreps_of(irreps_in)), str(irreps_of(irreps_out))
     n_weights = sum(p.c_in * p.c_out for p in reference.pieces(name_in, name_out))
-    return name_in, name_out, irreps_of(name_in).dim, n_weights, len(edge_layout(name_out).scalars)
+    return name_in, name_out, dim_of(name_in), n_weights, len(edge_layout(name_out).scalars)

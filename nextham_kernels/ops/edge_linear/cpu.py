@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 
-from nextham_kernels.clebsch_gordan import irreps_of
+from nextham_kernels.clebsch_gordan import dim_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.edge_linear.reference import pieces
@@ -24,7 +24,7 @@ def tables(irreps_in: str, irreps_out: str, n_heads: int) -> tuple[np.ndarray, n
         [p.source[0].start, p.c_in, len(p.source), p.target[0].start, p.c_out, n_heads * p.start]
         for p in pieces(irreps_in, irreps_out)
     ]
-    blank = np.ones(irreps_of(irreps_out).dim, dtype=bool)
+    blank = np.ones(dim_of(irreps_out), dtype=bool)
     for piece in pieces(irreps_in, irreps_out):
         for target in piece.target:
             blank[target] = False
@@ -42,7 +42,7 @@ def forward(
     irreps_out: str,
 ) -> torch.Tensor:
     """Runs `edge_linear_forward`."""
-    y = x.new_empty(len(x), irreps_of(irreps_out).dim)
+    y = x.new_empty(len(x), dim_of(irreps_out))
     arrays = (t.numpy() for t in (x, heads, matrix, bias, onsite))
     settings = tables(irreps_in, irreps_out, max(1, heads.shape[1]))
     kernels().edge_linear_forward(*arrays, *settings, y.numpy())

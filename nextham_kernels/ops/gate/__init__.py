@@ -65,6 +65,7 @@ def _plan(irreps_out: IrrepsLike) -> tuple[str, o3.Irreps, int]:
     return str(irreps_of(irreps_out)), irreps_in, irreps_in.dim
 
 
+@functools.cache
 def gate_input_irreps(irreps_out: IrrepsLike) -> o3.Irreps:
     """Returns the layout that `gate` reads to give `irreps_out`.
 

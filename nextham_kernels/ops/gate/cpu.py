@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 
-from nextham_kernels.clebsch_gordan import irreps_of
+from nextham_kernels.clebsch_gordan import dim_of, irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.gate.reference import SIGMOID_SCALE, SILU_SCALE, counts
@@ -31,7 +31,7 @@ def _settings(irreps_out: str, edge: bool) -> tuple[np.ndarray, int, int, float,
 
 def forward(x: torch.Tensor, irreps_out: str, edge: bool, skip: int) -> torch.Tensor:
     """Runs `gate_forward`."""
-    y = x.new_empty(len(x), irreps_of(irreps_out).dim)
+    y = x.new_empty(len(x), dim_of(irreps_out))
     kernels().gate_forward(x.numpy(), skip, *_settings(irreps_out, edge), y.numpy())
     return y
 

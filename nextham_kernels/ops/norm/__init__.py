@@ -14,10 +14,12 @@ Any derivative exists, at zero too (ε > 0). Source: EquiformerV2's per-irrep la
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
-from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
+from nextham_kernels.clebsch_gordan import IrrepsLike, dim_of, irreps_of
 from nextham_kernels.ops.norm import cpu, reference
 from nextham_kernels.registration import define
 
@@ -64,13 +66,20 @@ def norm(
         >>> norm(torch.tensor([[3.0, 5.0]]), torch.ones(2), torch.zeros(2), "2x0e").round(decimals=4)
         tensor([[-1.,  1.]])
     """
-    irreps = irreps_of(irreps)
+    name, n_channels, n_scalars = _plan(irreps)
     check_tensors(x=x, weight=weight, bias=bias)
-    check_irreps_dim("x", x, irreps, irreps.dim)
-    n_scalars = sum(mul for mul, ir in irreps if ir.is_scalar())
-    check_shapes(weight=(weight, str(irreps.num_irreps)), bias=(bias, str(n_scalars)))
+    check_irreps_dim("x", x, name, dim_of(name))
+    check_shapes(weight=(weight, n_channels), bias=(bias, n_scalars))
     if not eps > 0:
         raise ValueError(f"eps: expected a positive number, got {eps}")
     if not floor >= 0:
         raise ValueError(f"floor: expected 0 or a positive number, got {floor}")
-    return _op(x, weight, bias, str(irreps), edge, eps, floor)
+    return _op(x, weight, bias, name, edge, eps, floor)
+
+
+@functools.cache
+def _plan(irreps: IrrepsLike) -> tuple[str, str, str]:
+    """The name of irreps, and the numbers of their channels and of their 0e channels."""
+    irreps = irreps_of(irreps)
+    n_scalars = sum(mul for mul, ir in irreps if ir.is_scalar())
+    return str(irreps), str(irreps.num_irreps), str(n_scalars)

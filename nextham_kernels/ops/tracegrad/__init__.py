@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
-from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
+from nextham_kernels.clebsch_gordan import IrrepsLike, dim_of, irreps_of
 from nextham_kernels.ops.tracegrad import closed_form, reference
 from nextham_kernels.ops.tracegrad.closed_form import FoldedTraceGrad
 
@@ -195,7 +195,7 @@ def folded_invariants(x: torch.Tensor, folded: FoldedTraceGrad, edge: bool = Fal
 def _check_folded(x: torch.Tensor, folded: FoldedTraceGrad) -> None:
     """Checks features against folded parameters, which were checked when they were made."""
     check_tensors(x=x, forms=folded.forms)
-    check_irreps_dim("x", x, folded.irreps, irreps_of(folded.irreps).dim)
+    check_irreps_dim("x", x, folded.irreps, dim_of(folded.irreps))
 
 
 def _check_forms(x: torch.Tensor, weight: torch.Tensor, irreps: IrrepsLike, n_forms: int) -> o3.Irreps:

@@ -44,7 +44,7 @@ def run_network(
     Args:
         network: its weights that are not folded.
         folded: `fold_layer` of each layer.
-        edge: rows of its first edge features [e, d] (`embed_rows`).
+        edge: rows of its first edge features [e, d] (`embed_rows`); written over where no gradient is recorded.
         geometry: the edges.
         chunk: edges of a chunk of the last layer.
         with_trace: compute the trace head.
@@ -52,7 +52,8 @@ def run_network(
     Returns:
         The edges of its range [g] (places in the geometry), their output irreps [g, d] and trace head [g, s²] or None.
     """
-    config, hidden = network.config, str(network.config.hidden_irreps)
+    config, hidden = network.config, network.config.hidden
+    in_place = not torch.is_grad_enabled()  # then nothing but the current rows of all edges is kept
     lo, hi = network.span
     inside = torch.nonzero((geometry.distance >= lo) & (geometry.distance < hi))[:, 0]
     node = edge[geometry.onsite_of]  # a row too: the frame of an on-site edge is the global one
@@ -74,9 +75,12 @@ def run_network(
             mixed = _through_heads(value, segment_softmax(logits, into, n_nodes), fold.to_node, rows, hidden)
             updates.append(rotate_to_nodes(mixed, rows.wigner, hidden, into, n_nodes, node_rows=True))
             out, z = _trace(fold, out, config.tracegrad_residual, with_trace)
-            edges.append(out)
             traces.append(z)
-        edge = torch.cat(edges)
+            if in_place:
+                rows_in.copy_(out)
+            else:
+                edges.append(out)
+        edge = edge if in_place else torch.cat(edges)
         invariants += [torch.cat(traces)[inside]] if with_trace else []
         y = _norm(layer.norm_update, torch.cat(updates) + normed + fold.node_bias, config)
         risen = edge_linear(y, fold.rise.matrix, hidden, gate_input_irreps(hidden), fold.rise.bias)
@@ -87,7 +91,7 @@ def run_network(
 
 
 def _norm(module: Norm, rows: torch.Tensor, config: NextHAMConfig) -> torch.Tensor:
-    return norm(rows, module.weight, module.bias, config.hidden_irreps, 1e-5, config.floor, edge=True)
+    return norm(rows, module.weight, module.bias, config.hidden, 1e-5, config.floor, edge=True)
 
 
 def _trace(
@@ -122,7 +126,7 @@ def _message(
     config: NextHAMConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gated values [e, d] and attention logits [e, h] of some edges."""
-    hidden, attention = str(config.hidden_irreps), layer.attention
+    hidden, attention = config.hidden, layer.attention
     source, target = ends
     message = rotate_to_edges(source, rows.wigner, hidden, rows.src, target, rows.dst, node_rows=True)
     message = message + edge_linear(_norm(layer.norm_edge, edge, config), folded.merge.matrix, hidden, hidden)
@@ -169,11 +173,11 @@ def _last_layer(
     with_trace: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Output irreps, and the invariants of the last TraceGrad, of the edges of the range."""
-    config, hidden, layer = network.config, str(network.config.hidden_irreps), network.layers[-1]
+    config, hidden, layer = network.config, network.config.hidden, network.layers[-1]
     outputs, traces = [edge.new_zeros(0, config.block_irreps.dim)], []
-    for part, rows_in in zip(inside.split(chunk), edge[inside].split(chunk), strict=True):
+    for part in inside.split(chunk):
         rows = _rows(geometry, part)
-        value, logits = _message(layer, folded, ends, rows_in, rows, config)
+        value, logits = _message(layer, folded, ends, edge[part], rows, config)
         row = _through_heads(value, logits, folded.to_edge, rows, hidden)
         reached = rotate_to_nodes(row, rows.wigner, folded.to_edge.irreps)
         full = edge.new_zeros(len(part), config.block_irreps.dim)

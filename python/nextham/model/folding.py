@@ -69,6 +69,7 @@ class FoldedLayer(NamedTuple):
     tracegrad: FoldedTraceGrad
 
 
+@functools.cache
 def message_irreps(config: NextHAMConfig) -> str:
     """Returns the irreps behind the first product: attention scalars, gate scalars, then the gated irreps."""
     return f"{config.alpha_scalars}x0e+{gate_input_irreps(config.hidden_irreps)}"
