@@ -104,7 +104,7 @@ struct Problem {
   T eps, residual;
 };
 
-constexpr std::int64_t kPanels = 3;
+constexpr std::int64_t kPanels = 4;
 
 // What one thread works with: tiles of x, of C x and then of the result, of gram and then of C, and of y_j and v_j.
 template <typename T>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 from nextham_kernels.clebsch_gordan import irreps_of
@@ -166,6 +167,11 @@ class NextHAMConfig:
     def block_irreps(self) -> o3.Irreps:
         """Irreps of the blocks of H⁽⁰⁾ and of the network's output."""
         return block_irreps(self.shells, self.spinor)
+
+    @functools.cached_property
+    def block_dim(self) -> int:
+        """Dimension of `block_irreps`, which takes e3nn half a millisecond to count."""
+        return self.block_irreps.dim
 
     @property
     def harmonics_irreps(self) -> o3.Irreps:

@@ -174,13 +174,13 @@ def _last_layer(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Output irreps, and the invariants of the last TraceGrad, of the edges of the range."""
     config, hidden, layer = network.config, network.config.hidden, network.layers[-1]
-    outputs, traces = [edge.new_zeros(0, config.block_irreps.dim)], []
+    outputs, traces = [edge.new_zeros(0, config.block_dim)], []
     for part in inside.split(chunk):
         rows = _rows(geometry, part)
         value, logits = _message(layer, folded, ends, edge[part], rows, config)
         row = _through_heads(value, logits, folded.to_edge, rows, hidden)
         reached = rotate_to_nodes(row, rows.wigner, folded.to_edge.irreps)
-        full = edge.new_zeros(len(part), config.block_irreps.dim)
+        full = edge.new_zeros(len(part), config.block_dim)
         outputs.append(full.index_copy(1, output_places(config), reached))
         if with_trace:
             scalars = _through_heads(value, logits, folded.to_scalars, rows, hidden)

@@ -50,6 +50,7 @@ class Ensemble(nn.Module):
         self.engine = engine
         self.networks = nn.ModuleList(Network(self.config, span) for span in self.config.ranges)
         self._folded: tuple[object, list[list[FoldedLayer]]] | None = None
+        self._tables: list[dict[str, nn.Parameter | None]] = []
 
     @property
     def engine(self) -> str:
@@ -103,9 +104,7 @@ class Ensemble(nn.Module):
             TypeError: a wrong dtype or device.
         """
         check_tensors(h0=h0, vector=vector, weights=self.networks[0].embed.weight, integer={"src": src, "dst": dst})
-        check_shapes(
-            src=(src, "e"), dst=(dst, "e"), vector=(vector, "e 3"), h0=(h0, f"e {self.config.block_irreps.dim}")
-        )
+        check_shapes(src=(src, "e"), dst=(dst, "e"), vector=(vector, "e 3"), h0=(h0, f"e {self.config.block_dim}"))
         longest = float(vector.detach().norm(dim=1).max()) if len(vector) else 0.0
         if not longest < self.config.cutoff:
             raise ValueError(f"vector: expected edges below the cutoff {self.config.cutoff} Å, got {longest:.4f} Å")
@@ -145,7 +144,9 @@ class Ensemble(nn.Module):
         """Returns the folded weights: made in every step that records gradients, else once until a weight changes."""
         if torch.is_grad_enabled():
             return [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
-        key = tuple((p.data_ptr(), p.dtype, p._version) for p in self.parameters())
+        # The modules' own tables: self.parameters() takes 4 ms, as long as a layer of a small crystal.
+        tables = self._tables = self._tables or [m._parameters for m in self.modules() if m._parameters]
+        key = tuple((p.data_ptr(), p.dtype, p._version) for table in tables for p in table.values() if p is not None)
         if self._folded is None or self._folded[0] != key:
             folded = [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
             self._folded = (key, folded)

@@ -50,7 +50,7 @@ class Readout:
 
 def _matrix(config: NextHAMConfig) -> tuple[torch.Tensor, torch.Tensor]:
     """The irreps that enter the correction, and what each of them adds, float64."""
-    dim = config.block_irreps.dim
+    dim = config.block_dim
     rows = []
     for first in range(0, dim, 512):
         x = torch.zeros(min(512, dim - first), dim, dtype=torch.float64)
