@@ -5,11 +5,12 @@ import pytest
 import torch
 from e3nn import o3
 
+from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_d
 from nextham_kernels.edge_layout import edge_layout, edge_rotation
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps, depthwise_tensor_product
-from nextham_kernels.ops.edge_linear import edge_linear, head_linear, reference
-from nextham_kernels.ops.edge_linear.folding import linear_matrices, product_matrices, through_heads
+from nextham_kernels.ops.edge_linear import cpu, edge_linear, head_linear, reference
+from nextham_kernels.ops.edge_linear.folding import flat, linear_matrices, product_matrices, through_heads
 from nextham_kernels.ops.linear import linear, linear_sizes
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
 
@@ -33,16 +34,35 @@ def rows_of(x, irreps, vectors=VECTORS):
     return edge_layout(irreps).to_row(torch.cat(parts, dim=1))
 
 
+def n_weights(irreps_in, irreps_out):
+    names = str(irreps_of(irreps_in)), str(irreps_of(irreps_out))
+    return sum(piece.c_in * piece.c_out for piece in reference.pieces(*names))
+
+
+def scalars(irreps):
+    return len(edge_layout(irreps_of(irreps)).scalars)
+
+
+def plain(x, heads, matrix, bias, onsite, irreps_in, irreps_out):
+    """The reference, with what the public functions fill in."""
+    names = str(irreps_of(irreps_in)), str(irreps_of(irreps_out))
+    onsite = torch.zeros(0, dtype=torch.bool) if onsite is None else onsite
+    return reference.edge_linear(x, heads, matrix, bias, onsite, *names)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_reference_is_the_definition(case):
     """The irreps-wise linear map, before and after the rotation into the edge frame."""
     irreps_in, irreps_out, _ = CASES[case]
     x = harness.random(harness.EDGES, irreps_of(irreps_in).dim, seed=1)
     weight = harness.random(linear_sizes(irreps_in, irreps_out)[0], seed=2)
-    matrices = linear_matrices(weight, irreps_in, irreps_out)
-    expected = rows_of(linear(x, weight, None, irreps_in, irreps_out), irreps_out)
-    for f in (reference.edge_linear, edge_linear):
-        harness.assert_close(f(rows_of(x, irreps_in), matrices, irreps_in, irreps_out), expected)
+    bias = harness.random(scalars(irreps_out), seed=3)
+    matrix = flat(linear_matrices(weight, irreps_in, irreps_out))
+    expected = rows_of(linear(x, weight, bias, irreps_in, irreps_out), irreps_out)
+    row = rows_of(x, irreps_in)
+    harness.assert_close(edge_linear(row, matrix, irreps_in, irreps_out, bias), expected)
+    none = x.new_empty(len(x), 0)
+    harness.assert_close(plain(row, none, matrix[None], bias[None], None, irreps_in, irreps_out), expected)
 
 
 @pytest.mark.parametrize("onsite", [False, True])
@@ -57,94 +77,173 @@ def test_product_matrices_are_the_product_and_the_linear_map(case, onsite):
     vectors = VECTORS * 0 if onsite else VECTORS
     y = depthwise_tensor_product(x, spherical_harmonics(vectors, l_max), path_weight, irreps_x, harmonics, irreps_x)
     expected = rows_of(linear(y, weight, None, product, irreps_out), irreps_out, vectors)
-    matrices = product_matrices(path_weight, weight, irreps_x, l_max, irreps_out, onsite)
+    matrix = flat(product_matrices(path_weight, weight, irreps_x, l_max, irreps_out, onsite))
     # e3nn's harmonics carry float32 constants.
-    harness.assert_close(edge_linear(rows_of(x, irreps_x, vectors), matrices, irreps_x, irreps_out), expected, 1e-6)
+    harness.assert_close(edge_linear(rows_of(x, irreps_x, vectors), matrix, irreps_x, irreps_out), expected, 1e-6)
 
 
-def heads_case(case, n_heads=3):
+@pytest.mark.parametrize("case", ["plain", "missing"])
+def test_heads_are_value_scale_and_projection(case, n_heads=3):
     irreps_in, irreps_out, l_max = CASES[case]
     heads = "+".join(f"{n_heads * mul}x{ir}" for mul, ir in irreps_of(irreps_in))
     harmonics = str(o3.Irreps.spherical_harmonics(l_max))
     product, n_paths = depthwise_irreps(irreps_in, harmonics, irreps_in)
-    tensors = {
-        "x": harness.random(harness.EDGES, irreps_of(irreps_in).dim, seed=1),
-        "heads": harness.random(harness.EDGES, n_heads, seed=2),
-        "path_weight": harness.random(n_paths, seed=3),
-        "weight": harness.random(linear_sizes(product, heads)[0], seed=4),
-        "projection": harness.random(linear_sizes(heads, irreps_out)[0], seed=5),
+    x = harness.random(harness.EDGES, irreps_of(irreps_in).dim, seed=1)
+    a = harness.random(harness.EDGES, n_heads, seed=2)
+    weights = harness.random(n_paths, seed=3), harness.random(linear_sizes(product, heads)[0], seed=4)
+    values = product_matrices(*weights, irreps_in, l_max, heads)
+    projection = linear_matrices(harness.random(linear_sizes(heads, irreps_out)[0], seed=5), heads, irreps_out)
+    scale = [
+        torch.cat([a.repeat_interleave((c.stop - c.start) // n_heads, 1) for c in block.channels], 1).repeat(1, block.n)
+        for block in edge_layout(heads).blocks
+    ]
+    value = edge_linear(x, flat(values), irreps_in, heads) * torch.cat(scale, 1)
+    expected = edge_linear(value, flat(projection), heads, irreps_out)
+    matrix = flat(through_heads(values, projection, heads, n_heads))
+    harness.assert_close(head_linear(x, a, matrix[None], irreps_in, irreps_out), expected)
+
+
+def head_inputs(case, n_edges=harness.EDGES, n_heads=3, n_bias=4):
+    irreps_in, irreps_out, _ = CASES[case]
+    return {
+        "x": harness.random(n_edges, irreps_of(irreps_in).dim, seed=1),
+        "heads": harness.random(n_edges, n_heads, seed=2),
+        "matrix": harness.random(2, n_heads * n_weights(irreps_in, irreps_out), seed=3),
+        "bias": harness.random(n_bias, scalars(irreps_out), seed=4),
     }
 
-    def folded(f):
-        def run(x, heads_, path_weight, weight, projection):
-            values = product_matrices(path_weight, weight, irreps_in, l_max, heads)
-            matrices = through_heads(values, linear_matrices(projection, heads, irreps_out), heads, n_heads)
-            return f(x, heads_, matrices, irreps_in, irreps_out)
 
-        return lambda x, heads, path_weight, weight, projection: run(x, heads, path_weight, weight, projection)
-
-    def unfolded(x, heads_, path_weight, weight, projection):
-        y = edge_linear(x, product_matrices(path_weight, weight, irreps_in, l_max, heads), irreps_in, heads)
-        scale = torch.cat(
-            [
-                torch.cat(
-                    [heads_.repeat_interleave(c.stop // n_heads - c.start // n_heads, 1) for c in b.channels], 1
-                ).repeat(1, b.n)
-                for b in edge_layout(heads).blocks
-            ],
-            1,
-        )
-        return edge_linear(y * scale, linear_matrices(projection, heads, irreps_out), heads, irreps_out)
-
-    return tensors, folded(head_linear), folded(reference.head_linear), unfolded
-
-
-@pytest.mark.parametrize("case", ["plain", "missing"])
-def test_heads_are_value_scale_and_projection(case):
-    tensors, fast, plain, unfolded = heads_case(case)
-    expected = unfolded(*tensors.values())
-    harness.assert_close(plain(*tensors.values()), expected)
-    harness.assert_close(fast(*tensors.values()), expected)
-
-
-@pytest.mark.parametrize("case", ["plain", "missing", "production"])
-def test_backward(case):
-    tensors, fast, plain, _ = heads_case(case)
-    harness.assert_same_gradients(fast, plain, tensors)
-    irreps_in, irreps_out, _ = CASES[case]
-    weight = harness.random(linear_sizes(irreps_in, irreps_out)[0], seed=2)
-    harness.assert_same_gradients(
-        lambda x, weight: edge_linear(x, linear_matrices(weight, irreps_in, irreps_out), irreps_in, irreps_out),
-        lambda x, weight: reference.edge_linear(
-            x, linear_matrices(weight, irreps_in, irreps_out), irreps_in, irreps_out
-        ),
-        {"x": tensors["x"], "weight": weight},
+def head_functions(case, n_edges=harness.EDGES):
+    """The op and its reference, with on-site edges alone, side by side and at both ends."""
+    irreps = CASES[case][:2]
+    onsite = torch.arange(n_edges) % 7 == 2
+    onsite[[0, 1, -1]] = True
+    return (
+        lambda x, heads, matrix, bias: head_linear(x, heads, matrix, *irreps, bias, onsite),
+        lambda x, heads, matrix, bias: plain(x, heads, matrix, bias, onsite, *irreps),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n_edges", [3, harness.EDGES, 230])
+@pytest.mark.parametrize("case", CASES)
+def test_forward(case, n_edges, dtype):
+    for n_bias in (3, 4):
+        tensors = [t.to(dtype) for t in head_inputs(case, n_edges, n_bias=n_bias).values()]
+        harness.assert_as_exact_as_reference(*head_functions(case, n_edges), tensors)
+
+
+@pytest.mark.parametrize("n_edges", [harness.EDGES, 230])
+@pytest.mark.parametrize("case", CASES)
+def test_backward(case, n_edges):
+    harness.assert_same_gradients(*head_functions(case, n_edges), head_inputs(case, n_edges))
+    irreps, inputs = CASES[case][:2], head_inputs(case, n_edges, n_heads=1)
+    none = torch.empty(n_edges, 0, dtype=torch.float64)
+    harness.assert_same_gradients(
+        lambda x, matrix, bias: edge_linear(x, matrix, *irreps, bias),
+        lambda x, matrix, bias: plain(x, none, matrix[None], bias[None], None, *irreps),
+        {"x": inputs["x"], "matrix": inputs["matrix"][0], "bias": inputs["bias"][0]},
+    )
+
+
+@pytest.mark.parametrize("name", ["x", "heads", "matrix", "bias"])
+def test_backward_of_one(name):
+    """What is not asked for is not made, and what is asked for does not depend on the rest."""
+    kernel, reference_ = head_functions("plain")
+    tensors = head_inputs("plain")
+    one = {name: tensors.pop(name)}
+    harness.assert_same_gradients(lambda **a: kernel(**a, **tensors), lambda **a: reference_(**a, **tensors), one)
+
+
+def test_double_backward():
+    def gradient(function):
+        def of(**tensors):
+            return torch.autograd.grad(function(**tensors).square().sum(), list(tensors.values()), create_graph=True)
+
+        return of
+
+    kernel, reference_ = head_functions("missing", 4)
+    harness.assert_same_gradients(gradient(kernel), gradient(reference_), head_inputs("missing", 4))
 
 
 def test_gradcheck():
-    tensors, fast, _, _ = heads_case("missing", n_heads=2)
-    leaves = [harness.leaf(t[:2] if t.ndim == 2 else t) for t in tensors.values()]
-    torch.autograd.gradcheck(fast, leaves)
+    harness.gradcheck(head_functions("missing", 4)[0], *head_inputs("missing", 4).values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
+def test_instruction_sets_agree(instruction_set, dtype, monkeypatch):
+    if instruction_set not in loading.instruction_sets():
+        return  # this processor cannot run it
+    best = loading.kernels
+    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+    functions, tensors = head_functions("production", 70), head_inputs("production", 70)
+    harness.assert_as_exact_as_reference(*functions, [t.to(dtype) for t in tensors.values()])
+    if dtype == torch.float64:
+        harness.assert_same_gradients(*functions, tensors)
+
+
+def test_threads():
+    """Any number of threads gives the same result; the same number, the same bits."""
+    kernel, _ = head_functions("plain", 500)
+    before, runs = torch.get_num_threads(), []
+    for threads in (1, 3, 3):
+        torch.set_num_threads(threads)
+        leaves = [harness.leaf(t.float()) for t in head_inputs("plain", 500).values()]
+        y = kernel(*leaves)
+        runs.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)])
+    torch.set_num_threads(before)
+    for one, three, again in zip(*runs, strict=True):
+        harness.assert_close(three, one, 1e-5)
+        assert torch.equal(three, again)
+
+
+@pytest.mark.parametrize("inversion", [False, True])
+def test_equivariance(inversion):
+    """Under rotations about the edge, and the inversion followed by half a turn about an axis across it."""
+    kernel, _ = head_functions("production")
+    irreps_in, irreps_out, _ = CASES["production"]
+    angle = torch.tensor(0.7, dtype=torch.float64)
+    c, s = angle.cos(), angle.sin()
+    turn = torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    if inversion:
+        turn = turn @ torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
+
+    def turned(row, irreps):
+        layout = edge_layout(irreps_of(irreps))
+        return layout.to_row(layout.from_row(row) @ harness.representation(irreps, turn, inversion).T)
+
+    x, *rest = head_inputs("production").values()
+    harness.assert_close(kernel(turned(x, irreps_in), *rest), turned(kernel(x, *rest), irreps_out))
 
 
 def test_contract():
-    tensors, _, _, _ = heads_case("plain")
-    irreps_in, irreps_out, _ = CASES["plain"]
-    x, heads = tensors["x"], tensors["heads"]
-    matrices = linear_matrices(harness.random(linear_sizes(irreps_in, irreps_out)[0]), irreps_in, irreps_out)
-    assert edge_linear(x[:0], matrices, irreps_in, irreps_out).shape == (0, irreps_of(irreps_out).dim)
-    harness.assert_close(
-        edge_linear(x.T.contiguous().T, matrices, irreps_in, irreps_out),
-        edge_linear(x, matrices, irreps_in, irreps_out),
-    )
+    irreps = CASES["plain"][:2]
+    x, heads, matrix, bias = head_inputs("plain").values()
+    onsite = torch.zeros(len(x), dtype=torch.bool)
+    weights = matrix[0, : matrix.shape[1] // 3].clone()
+    assert edge_linear(x[:0], weights, *irreps).shape == (0, irreps_of(irreps[1]).dim)
+    harness.assert_close(edge_linear(x.T.contiguous().T, weights, *irreps), edge_linear(x, weights, *irreps))
+    leaves = map(harness.leaf, (x, heads, matrix, bias))
+    torch.library.opcheck(torch.ops.nextham.edge_linear, (*leaves, onsite, *(str(irreps_of(i)) for i in irreps)))
+    empty = [harness.leaf(t) for t in (x[:0], weights)]
+    grads = torch.autograd.grad(edge_linear(*empty, *irreps).sum(), empty)
+    assert [g.shape for g in grads] == [t.shape for t in empty] and not grads[1].any()
     with harness.raises(ValueError, "x: expected shape [e, "):
-        edge_linear(x[:, 1:], matrices, irreps_in, irreps_out)
-    with harness.raises(ValueError, "matrices: expected 4, one for each block"):
-        edge_linear(x, matrices[1:], irreps_in, irreps_out)
-    with harness.raises(ValueError, "matrices[0]: expected shape ["):
-        edge_linear(x, [matrices[0][1:], *matrices[1:]], irreps_in, irreps_out)
+        edge_linear(x[:, 1:], weights, *irreps)
+    with harness.raises(ValueError, f"matrix: expected shape [{len(weights)}], got [{len(weights) - 1}]"):
+        edge_linear(x, weights[1:], *irreps)
+    with harness.raises(ValueError, "bias: expected shape [2], got [4, 2]"):
+        edge_linear(x, weights, *irreps, bias)
     with harness.raises(ValueError, "heads: expected shape [17, h]"):
-        head_linear(x, heads[1:], [m[None] for m in matrices], irreps_in, irreps_out)
-    with harness.raises(TypeError, "float32"):
-        edge_linear(x.float(), matrices, irreps_in, irreps_out)
+        head_linear(x, heads[1:], matrix[:1], *irreps)
+    with harness.raises(ValueError, "heads: expected at least one head"):
+        head_linear(x, heads[:, :0], matrix[:1], *irreps)
+    with harness.raises(ValueError, f"matrix: expected shape [2, {matrix.shape[1]}], got [1, "):
+        head_linear(x, heads, matrix[:1], *irreps, onsite=onsite)
+    with harness.raises(ValueError, "bias: expected shape [3, 2], got [2, 2]"):
+        head_linear(x, heads, matrix, *irreps, bias[:2], onsite)
+    with harness.raises(TypeError, "onsite: expected bool, got torch.int64"):
+        head_linear(x, heads, matrix, *irreps, bias, onsite.long())
+    with harness.raises(TypeError, "matrix: expected dtype float32 as x, got float64"):
+        edge_linear(x.float(), weights, *irreps)

@@ -53,7 +53,37 @@ def functions(case, n_edges=harness.EDGES):
         return edge_tensor_product(x, radial, linear_weight, onsite, *CASES[case])
 
     def plain(x, radial, linear_weight):
-        return reference.edge_tensor_product(x, radial, linear_weight, onsite, *CASES[case])
+        none = x.new_empty(0)
+        return reference.edge_tensor_product(
+            x, radial, linear_weight, onsite, none.reshape(0, 0), none, none, *CASES[case]
+        )
+
+    return kernel, plain
+
+
+def fused_inputs(case, n_edges=harness.EDGES, width=7):
+    """With r made of features of the edges, and a bias."""
+    n_radial, n_weights = edge_tensor_product_sizes(*CASES[case])
+    return {
+        "x": harness.random(n_edges, irreps_of(CASES[case][0]).dim, seed=1),
+        "radial": harness.random(n_edges, width, seed=2),
+        "linear_weight": harness.random(n_weights, seed=3),
+        "radial_weight": harness.random(n_radial, width, seed=4),
+        "radial_bias": harness.random(n_radial, seed=5),
+        "bias": harness.random(len(edge_layout(CASES[case][2]).scalars), seed=6),
+    }
+
+
+def fused_functions(case, n_edges=harness.EDGES):
+    onsite = onsite_of(n_edges)
+
+    def kernel(x, radial, linear_weight, radial_weight, radial_bias, bias):
+        rest = radial_weight, radial_bias, bias
+        return edge_tensor_product(x, radial, linear_weight, onsite, *CASES[case], *rest)
+
+    def plain(x, radial, linear_weight, radial_weight, radial_bias, bias):
+        rest = radial_weight, radial_bias, bias
+        return reference.edge_tensor_product(x, radial, linear_weight, onsite, *rest, *CASES[case])
 
     return kernel, plain
 
@@ -95,6 +125,43 @@ def test_forward(case, n_edges, dtype):
     kernel, plain = functions(case, n_edges)
     tensors = [t.to(dtype) for t in inputs(case, n_edges).values()]
     harness.assert_as_exact_as_reference(kernel, plain, tensors)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_radial_weights_and_bias(case):
+    """r = t Vᵀ + v and the bias are what they are outside."""
+    tensors = fused_inputs(case)
+    x, t, weight, v, v_bias, bias = tensors.values()
+    kernel, plain = fused_functions(case)
+    expected = functions(case)[1](x, t @ v.T + v_bias, weight)
+    expected[:, edge_layout(CASES[case][2]).scalars] += bias
+    harness.assert_close(plain(*tensors.values()), expected)
+    for dtype in (torch.float32, torch.float64):
+        harness.assert_as_exact_as_reference(kernel, plain, [t.to(dtype) for t in tensors.values()])
+    given = {name: t for name, t in tensors.items() if t.numel()}
+    rest = {name: t for name, t in tensors.items() if not t.numel()}  # no 0e, no bias
+    harness.assert_same_gradients(lambda **a: kernel(**a, **rest), lambda **a: plain(**a, **rest), given)
+    settings = onsite_of(len(x)), *CASES[case]
+    harness.assert_close(edge_tensor_product(x, t, weight, *settings, v), kernel(x, t, weight, v, 0 * v_bias, 0 * bias))
+
+
+@pytest.mark.parametrize("name", ["x", "radial", "linear_weight", "radial_weight", "radial_bias", "bias"])
+def test_backward_of_one_fused(name):
+    kernel, plain = fused_functions("unordered")
+    tensors = fused_inputs("unordered")
+    one = {name: tensors.pop(name)}
+    harness.assert_same_gradients(lambda **a: kernel(**a, **tensors), lambda **a: plain(**a, **tensors), one)
+
+
+def test_double_backward_fused():
+    def gradient(function):
+        def of(**tensors):
+            return torch.autograd.grad(function(**tensors).square().sum(), list(tensors.values()), create_graph=True)
+
+        return of
+
+    kernel, plain = fused_functions("tiny", 3)
+    harness.assert_same_gradients(gradient(kernel), gradient(plain), fused_inputs("tiny", 3))
 
 
 @pytest.mark.parametrize("n_edges", [harness.EDGES, 300])
@@ -216,7 +283,12 @@ def test_contract():
     assert edge_tensor_product(x[:0], radial[:0], weight, onsite[:0], *settings).shape == (0, 4)
     harness.assert_close(kernel(x.T.contiguous().T, radial.T.contiguous().T, weight), kernel(x, radial, weight))
     leaves = map(harness.leaf, (x, radial, weight))
-    torch.library.opcheck(torch.ops.nextham.edge_tensor_product, (*leaves, onsite, *settings))
+    none = torch.empty(0, dtype=torch.float64)
+    torch.library.opcheck(
+        torch.ops.nextham.edge_tensor_product, (*leaves, onsite, none.reshape(0, 0), none, none, *settings)
+    )
+    fused = [harness.leaf(t) for t in fused_inputs("tiny").values()]
+    torch.library.opcheck(torch.ops.nextham.edge_tensor_product, (*fused[:3], onsite, *fused[3:], *settings))
     empty = [harness.leaf(t) for t in (x[:0], radial[:0], weight)]
     grads = torch.autograd.grad(edge_tensor_product(*empty, onsite[:0], *settings).sum(), empty)
     assert [g.shape for g in grads] == [t.shape for t in empty] and not grads[2].any()
@@ -234,3 +306,12 @@ def test_contract():
         edge_tensor_product(x, radial, weight, onsite.long(), *settings)
     with harness.raises(TypeError, "radial: expected dtype float64 as x, got float32"):
         edge_tensor_product(x, radial.float(), weight, onsite, *settings)
+    _, t, _, v, v_bias, bias = fused_inputs("tiny").values()
+    with harness.raises(ValueError, f"radial_weight: expected shape [{len(v)} c] with c = 7".replace(" c]", ", c]")):
+        edge_tensor_product(x, t, weight, onsite, *settings, v[1:])
+    with harness.raises(ValueError, f"radial_bias: expected shape [{len(v)}]"):
+        edge_tensor_product(x, t, weight, onsite, *settings, v, v_bias[1:])
+    with harness.raises(ValueError, "radial_bias: expected None without radial_weight"):
+        edge_tensor_product(x, radial, weight, onsite, *settings, None, v_bias)
+    with harness.raises(ValueError, "bias: expected shape [1], got [0]"):
+        edge_tensor_product(x, radial, weight, onsite, *settings, bias=bias[1:])

@@ -53,7 +53,7 @@ def test_constants_are_e3nns():
 def test_forward(case, edge, dtype):
     harness.assert_as_exact_as_reference(
         lambda x: gate(x, CASES[case], edge=edge),
-        lambda x: reference.gate(x, CASES[case], edge),
+        lambda x: reference.gate(x, CASES[case], edge, 0),
         [20 * inputs(case).to(dtype)],
     )
 
@@ -73,7 +73,7 @@ def test_instruction_sets_agree(instruction_set, monkeypatch):
     monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
     kernel, plain = (
         lambda x: gate(x, CASES["production"], edge=True),
-        lambda x: reference.gate(x, CASES["production"], True),
+        lambda x: reference.gate(x, CASES["production"], True, 0),
     )
     harness.assert_close(kernel(inputs("production")), plain(inputs("production")))
     harness.assert_same_gradients(kernel, plain, {"x": inputs("production")})
@@ -83,6 +83,17 @@ def test_instruction_sets_agree(instruction_set, monkeypatch):
 def test_backward(case):
     harness.assert_same_gradients(
         lambda x: gate(x, CASES[case]), lambda x: definition(x, CASES[case]), {"x": inputs(case)}
+    )
+
+
+@pytest.mark.parametrize("edge", [False, True])
+def test_skip(edge):
+    """Numbers at the head of a row change nothing, and their gradient is zero."""
+    irreps, x = CASES["plain"], inputs("plain")
+    wide = torch.cat([harness.random(len(x), 3, seed=5), x], dim=1)
+    harness.assert_close(gate(wide, irreps, edge, skip=3), gate(x, irreps, edge))
+    harness.assert_same_gradients(
+        lambda x: gate(x, irreps, edge, skip=3), lambda x: reference.gate(x, irreps, edge, 3), {"x": wide}
     )
 
 
@@ -103,9 +114,11 @@ def test_contract():
     x = inputs("plain")
     assert gate(x[:0], CASES["plain"]).shape == (0, 24)
     harness.assert_close(gate(x.T.contiguous().T, CASES["plain"]), gate(x, CASES["plain"]))
-    torch.library.opcheck(torch.ops.nextham.gate, (harness.leaf(x), CASES["plain"], False))
+    torch.library.opcheck(torch.ops.nextham.gate, (harness.leaf(x), CASES["plain"], False, 0))
     with harness.raises(ValueError, "x: expected shape [e, 30]"):
         gate(x[:, 1:], CASES["plain"])
+    with harness.raises(ValueError, "skip: expected 0 or a positive number, got -1"):
+        gate(x, CASES["plain"], skip=-1)
     with harness.raises(ValueError, "irreps_out: expected its 0e blocks first, got 1x1o+2x0e"):
         gate(x, "1x1o+2x0e")
     with harness.raises(TypeError, "x: expected dtype float32 or float64, got float16"):

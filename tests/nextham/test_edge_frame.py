@@ -21,12 +21,14 @@ VARIANTS = {
 }
 
 
-def case_of(variant, dtype=torch.float64):
+def case_of(variant, dtype=torch.float64, seed=0):
     """An ensemble of some configuration with random weights and biases, and inputs."""
     case = variant if variant in independent_network.CASES else "spinor"
     _, inputs = golden_ensemble(case)
-    ensemble = Ensemble(dataclasses.replace(config_of(case), **VARIANTS[variant]))
-    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        ensemble = Ensemble(dataclasses.replace(config_of(case), **VARIANTS[variant]))
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in ensemble.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -55,12 +57,16 @@ def test_equals_the_reference(variant):
 
 
 def test_single_precision_is_as_exact_as_the_reference():
-    ensemble, inputs = case_of("spinor")
-    with torch.no_grad():
-        _, exact = both(ensemble, inputs)
-        ours, plain = both(ensemble.float(), [x.float() if x.is_floating_point() else x for x in inputs])
-    errors = [harness.relative_error(x.irreps.double(), exact.irreps) for x in (ours, plain)]
-    assert errors[0] <= 2 * errors[1] + 8 * torch.finfo(torch.float32).eps
+    """Over several draws of the weights: one alone may favour either by a factor of three."""
+    errors = []
+    for seed in range(5):
+        ensemble, inputs = case_of("spinor", seed=seed)
+        with torch.no_grad():
+            _, exact = both(ensemble, inputs)
+            results = both(ensemble.float(), [x.float() if x.is_floating_point() else x for x in inputs])
+        errors.append([harness.relative_error(x.irreps.double(), exact.irreps) for x in results])
+    ours, plain = torch.tensor(errors).sum(0).tolist()
+    assert ours <= 2 * plain
 
 
 @pytest.mark.parametrize("variant", ["spinor", "no_residual", "floor"])

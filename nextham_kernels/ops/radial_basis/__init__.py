@@ -2,6 +2,8 @@
 
 B_ec = exp(−(r_e − μ_c)² / 2σ²), centres μ_c = linspace(0, stop, n) and σ = 0.5 · stop / n.
 
+On the CPU what is below 1e-30 (in float64 1e-290) comes out as zero, so that no product with a weight is denormal.
+
 Any derivative exists. Source: the published network (64 Gaussians up to 10 Å).
 """
 

@@ -25,8 +25,8 @@ from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
 
 __all__ = ["Needs", "needs_of", "stream_delta"]
 
-ROW_COPIES = 3
-"""Rows of features that an edge has at most: a layer's input, its output in pieces, and the output in one."""
+ROW_COPIES = 1
+"""Rows of features that an edge has: the engine writes a layer's output over its input."""
 
 
 class Needs(NamedTuple):
