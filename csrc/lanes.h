@@ -69,7 +69,8 @@ struct Pool {
   void* take(std::size_t& n) {
     std::size_t best = blocks.size();
     for (std::size_t i = 0; i < blocks.size(); ++i)
-      if (blocks[i].first >= n && blocks[i].first <= 2 * n && (best == blocks.size() || blocks[i].first < blocks[best].first))
+      if (blocks[i].first >= n && blocks[i].first <= 2 * n &&
+          (best == blocks.size() || blocks[i].first < blocks[best].first))
         best = i;
     if (best == blocks.size()) return ::operator new(n, std::align_val_t(kVectorBytes));
     const auto found = blocks[best];
