@@ -21,6 +21,7 @@ BELOW["block_layouts"] = {*BELOW["blocks"], "blocks"}  # the type alone
 BELOW["blocks"] = {*BELOW["blocks"], "block_layouts"}
 BELOW["io"] = {*BELOW["blocks"], "blocks"}
 BELOW["model"] = {*BELOW["blocks"], "blocks", "io"}
+BELOW["h0"] = {*BELOW["blocks"], "blocks", "block_layouts", "io"}
 BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
 BELOW["kpath"] = {"units", "structure"}
 BELOW["loss_target"] = {*BELOW["kspace"], "kspace"}

@@ -1,0 +1,8 @@
+"""H of step zero and S from the structure, orbitals and pseudopotentials alone: so far what two-center integrals give.
+
+`overlap_and_kinetic` makes S and the kinetic energy.
+"""
+
+from nextham.h0.two_center import TwoCenterTable, orbital_graph, overlap_and_kinetic
+
+__all__ = ["TwoCenterTable", "orbital_graph", "overlap_and_kinetic"]
