@@ -1,8 +1,9 @@
 """H of step zero and S from the structure, orbitals and pseudopotentials alone: so far what two-center integrals give.
 
-`overlap_and_kinetic` makes S and the kinetic energy.
+`overlap_and_kinetic` makes S and the kinetic energy, `nonlocal_potential` the projectors' part of the pseudopotentials.
 """
 
+from nextham.h0.nonlocal_part import nonlocal_potential
 from nextham.h0.two_center import TwoCenterTable, orbital_graph, overlap_and_kinetic
 
-__all__ = ["TwoCenterTable", "orbital_graph", "overlap_and_kinetic"]
+__all__ = ["TwoCenterTable", "nonlocal_potential", "orbital_graph", "overlap_and_kinetic"]

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import spherical_jn
 
 from nextham.io.orb import OrbFile
+from nextham.io.upf import Pseudopotential
 
 __all__ = ["Radial"]
 
@@ -30,6 +31,12 @@ class Radial:
     def of_orbitals(cls, orbitals: OrbFile) -> Radial:
         """Returns the orbitals of an element."""
         return cls(orbitals.shells, orbitals.r * orbitals.radial, orbitals.dr)
+
+    @classmethod
+    def of_projectors(cls, pseudo: Pseudopotential) -> Radial:
+        """Returns the projectors of a pseudopotential, on the part of the mesh where one of them is not zero."""
+        end = int(np.flatnonzero(pseudo.r_beta.any(axis=0)).max(initial=0)) + 2
+        return cls(pseudo.l, pseudo.r_beta[:, :end], pseudo.dr)
 
     @property
     def cutoff(self) -> float:
