@@ -39,7 +39,7 @@ class Gate(nn.Gate):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Returns [..., irreps_out.dim] of features [..., irreps_in.dim]."""
         if self._fused is not None:
-            rows = torch.ops.nextham.gate(features.reshape(-1, features.shape[-1]), self._fused, False)
+            rows = torch.ops.nextham.gate(features.reshape(-1, features.shape[-1]), self._fused, False, 0)
             return rows.reshape(*features.shape[:-1], rows.shape[1])
         scalars, gates, gated = (
             torch.cat([features.new_zeros(*features.shape[:-1], 0), *(features[..., s] for s in blocks)], dim=-1)

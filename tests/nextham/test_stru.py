@@ -132,7 +132,11 @@ def test_round_trip_of_everything(tmp_path):
     assert_same(read_stru(tmp_path / "copy"), stru)
     text = (tmp_path / "copy").read_text()
     write_stru(tmp_path / "copy", read_stru(tmp_path / "copy"))
-    assert (tmp_path / "copy").read_text() == text
+    again = (tmp_path / "copy").read_text()
+    assert len(again.splitlines()) == len(text.splitlines())
+    for word, other in zip(again.split(), text.split(), strict=True):
+        # The last digit is that of the processor's linear algebra.
+        assert word == other or float(word) == pytest.approx(float(other), abs=1e-14)
 
 
 def test_compressed_and_foreign_bytes(tmp_path):
