@@ -62,7 +62,6 @@ void forward(const Array<T>& x_, const Array<std::int64_t>& segment_, std::int64
   const T* x = in(x_);
   const std::int64_t* segment = in(segment_);
   T* y = out(y_);
-  py::gil_scoped_release release;
   const Segments segments(segment, n_edges, n_segments);
 #pragma omp parallel if (n_edges * n_heads > kParallelNumbers)
   {
@@ -79,7 +78,6 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<std::int64_
   const T *x = in(x_), *grad = in(grad_);
   const std::int64_t* segment = in(segment_);
   T* y = out(grad_x_);
-  py::gil_scoped_release release;
   const Segments segments(segment, n_edges, n_segments);
 #pragma omp parallel if (n_edges * n_heads > kParallelNumbers)
   {
@@ -103,14 +101,14 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<std::int64_
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("segment_softmax_forward", &forward<T>);
   m.def("segment_softmax_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_attention(py::module_& m) {
+void bind_attention(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

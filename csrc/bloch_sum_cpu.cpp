@@ -138,7 +138,6 @@ void forward(const Array<T>& blocks_, const Array<T>& coefficient_, const Array<
   const std::int64_t group = std::min(n_phases, std::max<std::int64_t>(4, kGroup / (2 * largest)));
   const std::int64_t n_groups = (n_phases + group - 1) / group;
   const bool parallel = blocks_.size() * n_phases > kParallelNumbers;
-  py::gil_scoped_release release;
 #pragma omp parallel if (parallel)
   {
     std::vector<T> sums(2 * group * largest);
@@ -190,7 +189,6 @@ void backward(const Array<T>& grad_, const Array<T>& coefficient_, const Array<s
   T* grad_blocks = out(grad_blocks_);
   if (n_phases == 0) std::fill_n(grad_blocks, grad_blocks_.size(), T(0));
   const bool parallel = grad_blocks_.size() * n_phases > kParallelNumbers;
-  py::gil_scoped_release release;
 #pragma omp parallel if (parallel)
   {
     std::vector<T> above, phases;
@@ -244,14 +242,14 @@ void backward(const Array<T>& grad_, const Array<T>& coefficient_, const Array<s
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("bloch_sum_forward", &forward<T>);
   m.def("bloch_sum_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_bloch_sum(py::module_& m) {
+void bind_bloch_sum(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

@@ -197,7 +197,6 @@ void couple(Array<T>& blocks_, Array<T>& rows_, bool to_blocks, std::int64_t n_c
   // Only one of them is written; the other may be a view of memory that is not.
   T *blocks = to_blocks ? out(blocks_) : const_cast<T*>(in(blocks_)),
     *rows = to_blocks ? const_cast<T*>(in(rows_)) : out(rows_);
-  py::gil_scoped_release release;
   if (spinor) {
     to_blocks ? run<T, 8, true>(c, n, blocks, rows) : run<T, 8, false>(c, n, blocks, rows);
   } else {
@@ -207,7 +206,7 @@ void couple(Array<T>& blocks_, Array<T>& rows_, bool to_blocks, std::int64_t n_c
 
 }  // namespace
 
-void bind_blocks_irreps(py::module_& m) {
+void bind_blocks_irreps(Module& m) {
   m.def("blocks_irreps", &couple<float>);
   m.def("blocks_irreps", &couple<double>);
 }

@@ -226,7 +226,6 @@ void forward(const Array<T>& x_, const Array<T>& heads_, const Array<T>& matrix_
              const Array<std::int32_t>& scalars_, Array<T>& y_) {
   const Problem<T> q(x_, heads_, matrix_, bias_, onsite_, blocks_, zeros_, scalars_, y_.shape(1));
   T* y = out(y_);
-  py::gil_scoped_release release;
   const std::int64_t size = tile_size(q.n), n_tiles = (q.n + size - 1) / size, n_heads = q.heads ? q.n_heads : 0;
   const auto packed = q.packed(false);
   const auto onsite = q.onsite_edges();
@@ -264,7 +263,6 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& heads_,
   const T* grad = in(grad_);
   T *grad_x = out(grad_x_), *grad_heads = out(grad_heads_), *grad_matrix = out(grad_matrix_),
     *grad_bias = out(grad_bias_);
-  py::gil_scoped_release release;
   const std::int64_t size = tile_size(q.n), n_tiles = (q.n + size - 1) / size, n_heads = q.heads ? q.n_heads : 0;
   const std::int64_t n_threads = std::max<std::int64_t>(1, std::min<std::int64_t>(omp_get_max_threads(), n_tiles));
   const std::int64_t n_matrices = q.n_sets * q.n_matrix, n_own = weights ? n_matrices + q.n_bias * q.n_scalar : 0;
@@ -311,14 +309,14 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& heads_,
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("edge_linear_forward", &forward<T>);
   m.def("edge_linear_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_edge_linear(py::module_& m) {
+void bind_edge_linear(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

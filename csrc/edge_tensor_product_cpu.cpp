@@ -214,7 +214,6 @@ void forward(const Array<T>& x_, const Array<T>& radial_, const Array<T>& weight
           *radial_bias = in(radial_bias_), *bias = in(bias_);
   const std::int32_t* bias_column = in(bias_columns_);
   T* y = out(y_);
-  py::gil_scoped_release release;
   const auto packed = q.packed(weight);
 #pragma omp parallel if (q.n_tiles > 1)
   {
@@ -258,7 +257,6 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& radial_
                      widest = std::max({d, d_radial, d_y});
   const T *grad = in(grad_), *x = in(x_), *radial = in(radial_), *weight = in(weight_);
   T *grad_x = out(grad_x_), *grad_radial = out(grad_radial_), *grad_weight = out(grad_weight_);
-  py::gil_scoped_release release;
   const auto packed = q.packed(weight);
   // Every thread sums the gradient of the weights of its own edges; these are added in the order of the threads.
   const std::int64_t n_threads = std::max<std::int64_t>(1, std::min<std::int64_t>(omp_get_max_threads(), q.n_tiles));
@@ -315,15 +313,15 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& radial_
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("edge_tensor_product_forward", &forward<T>);
   m.def("edge_tensor_product_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_edge_tensor_product(py::module_& m) {
-  m.attr("edge_tensor_product_outputs") = kOutputs;
+void bind_edge_tensor_product(Module& m) {
+  m.constant("edge_tensor_product_outputs", kOutputs);
   bind<float>(m);
   bind<double>(m);
 }

@@ -68,7 +68,6 @@ void forward(const Array<T>& vector_, const Array<std::int32_t>& lkij_, const Ar
   const T* vector = in(vector_);
   const Entries entries{in(lkij_), in(value_), value_.shape(0)};
   T* wigner = out(wigner_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * w > kParallelNumbers)
   {
     std::vector<Tile> all(w);
@@ -101,7 +100,7 @@ void forward(const Array<T>& vector_, const Array<std::int32_t>& lkij_, const Ar
 
 }  // namespace
 
-void bind_edge_wigner(py::module_& m) {
+void bind_edge_wigner(Module& m) {
   m.def("edge_wigner", &forward<float>);
   m.def("edge_wigner", &forward<double>);
 }

@@ -21,7 +21,6 @@ void forward(const Array<T>& x_, std::int64_t skip, const Array<std::int32_t>& g
   const T* x = in(x_);
   const std::int32_t* gate_of = in(gate_of_);
   T* y = out(y_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * d > kParallelNumbers)
   {
     std::vector<T> gates(n_gates + 1);
@@ -47,7 +46,6 @@ void backward(const Array<T>& grad_, const Array<T>& x_, std::int64_t skip, cons
   const T *x = in(x_), *grad = in(grad_);
   const std::int32_t* gate_of = in(gate_of_);
   T* grad_x = out(grad_x_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * d > kParallelNumbers)
   {
     std::vector<T> gates(n_gates + 1), pull(n_gates + 1);
@@ -79,14 +77,14 @@ void backward(const Array<T>& grad_, const Array<T>& x_, std::int64_t skip, cons
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("gate_forward", &forward<T>);
   m.def("gate_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_gate(py::module_& m) {
+void bind_gate(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

@@ -46,7 +46,6 @@ void gram(const Array<T>& x_, const Array<T>& y_, const Array<std::int32_t>& blo
   const T *x = in(x_), *y = in(y_);
   const GramLayout layout(blocks, places);
   T* result = out(gram_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * d > kParallelNumbers)
   {
     const auto tile_x = buffer<T>(d * w), tile_y = buffer<T>(x == y ? 0 : d * w);
@@ -78,7 +77,6 @@ void apply(const Array<T>& c_, const Array<T>& x_, const Array<std::int32_t>& bl
   const T *c = in(c_), *x = in(x_);
   const GramLayout layout(blocks, places);
   T* y = out(y_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * d > kParallelNumbers)
   {
     const auto tile_x = buffer<T>(d * w), tile_y = buffer<T>(d * w), packed = buffer<T>(layout.most_pairs() * w);
@@ -92,14 +90,14 @@ void apply(const Array<T>& c_, const Array<T>& x_, const Array<std::int32_t>& bl
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("gram", &gram<T>);
   m.def("gram_apply", &apply<T>);
 }
 
 }  // namespace
 
-void bind_gram(py::module_& m) {
+void bind_gram(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

@@ -35,7 +35,6 @@ void forward(const Array<T>& h_, const Array<T>& weight_, const Array<T>& bias_,
   const std::int64_t n = h_.shape(0), c = h_.shape(1);
   const T *h = in(h_), *weight = in(weight_), *bias = in(bias_);
   T* y = out(y_);
-  py::gil_scoped_release release;
 #pragma omp parallel for schedule(static) if (n * c > kParallelNumbers)
   for (std::int64_t e = 0; e < n; ++e) {
     const T* row = h + e * c;
@@ -67,7 +66,6 @@ void pull(const Array<T>& v_, const Array<T>& h_, const Array<T>& weight_, const
   const std::int64_t n = h_.shape(0), c = h_.shape(1);
   const T *all_v = in(v_), *h = in(h_), *weight = in(weight_), *bias = in(bias_);
   T* grad_h = out(grad_h_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * c > kParallelNumbers)
   {
     std::vector<T> own_weight(kSums ? c : 0), own_bias(kSums ? c : 0);
@@ -125,7 +123,6 @@ void vjp_backward(const Array<T>& t_, const Array<T>& v_, const Array<T>& h_, co
   const T *all_t = in(t_), *all_v = in(v_), *h = in(h_), *weight = in(weight_), *bias = in(bias_);
   T *all_grad_v = out(grad_v_), *all_grad_h = out(grad_h_);
   T *grad_weight = out(grad_weight_), *grad_bias = out(grad_bias_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * c > kParallelNumbers)
   {
     std::vector<T> own_weight(c), own_bias(c), sigmoid(c);
@@ -181,7 +178,7 @@ void vjp_backward(const Array<T>& t_, const Array<T>& v_, const Array<T>& h_, co
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("layer_norm_silu_forward", &forward<T>);
   m.def("layer_norm_silu_backward", &backward<T>);
   m.def("layer_norm_silu_vjp", &vjp<T>);
@@ -190,7 +187,7 @@ void bind(py::module_& m) {
 
 }  // namespace
 
-void bind_layer_norm_silu(py::module_& m) {
+void bind_layer_norm_silu(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

@@ -64,7 +64,6 @@ void forward(const Array<T>& x_, const Array<T>& weight_, const Array<T>& bias_,
   const Runs runs{in(runs_), runs_.shape(0)};
   const std::int32_t* centred = in(centred_);
   T* y = out(y_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * d > kParallelNumbers)
   {
     Statistics<T> s(n_groups);
@@ -93,7 +92,6 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& weight_
   const Runs runs{in(runs_), runs_.shape(0)};
   const std::int32_t* centred = in(centred_);
   T *grad_x = out(grad_x_), *grad_weight = out(grad_weight_), *grad_bias = out(grad_bias_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * d > kParallelNumbers)
   {
     Statistics<T> s(n_groups);
@@ -153,14 +151,14 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& weight_
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("norm_forward", &forward<T>);
   m.def("norm_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_norm(py::module_& m) {
+void bind_norm(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

@@ -12,8 +12,6 @@
 #include <system_error>
 #include <type_traits>
 
-#include "module.h"
-
 namespace py = pybind11;
 
 namespace {

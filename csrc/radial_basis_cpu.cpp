@@ -24,7 +24,6 @@ void forward(const Array<T>& distance_, const Array<T>& centre_, T factor, Array
   const std::int64_t n = distance_.shape(0), n_centres = centre_.shape(0);
   const T *distance = in(distance_), *centre = in(centre_);
   T* y = out(y_);
-  py::gil_scoped_release release;
 #pragma omp parallel for if (n * n_centres > kParallelNumbers)
   for (std::int64_t e = 0; e < n; ++e) {
     const T r = distance[e];
@@ -42,7 +41,6 @@ void backward(const Array<T>& grad_, const Array<T>& distance_, const Array<T>& 
   const std::int64_t n = distance_.shape(0), n_centres = centre_.shape(0);
   const T *grad = in(grad_), *distance = in(distance_), *centre = in(centre_);
   T* grad_r = out(grad_r_);
-  py::gil_scoped_release release;
 #pragma omp parallel for if (n * n_centres > kParallelNumbers)
   for (std::int64_t e = 0; e < n; ++e) {
     const T r = distance[e];
@@ -57,14 +55,14 @@ void backward(const Array<T>& grad_, const Array<T>& distance_, const Array<T>& 
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("radial_basis_forward", &forward<T>);
   m.def("radial_basis_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_radial_basis(py::module_& m) {
+void bind_radial_basis(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

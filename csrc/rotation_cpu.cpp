@@ -189,7 +189,6 @@ void to_edges(const Array<T>& source_, const Array<T>& target_, const Array<T>& 
   const T *source = in(source_), *target = n_target ? in(target_) : nullptr, *wigner = in(wigner_);
   const std::int64_t *src = in(src_), *dst = in(dst_);
   T* rows = out(rows_);
-  py::gil_scoped_release release;
   // Nodes that serve several edges are permuted once, all of them.
   const bool each = flat && n_source + n_target >= n_edges;
   std::vector<T> source_rows, target_rows;
@@ -225,7 +224,6 @@ void to_nodes(const Array<T>& rows_, const Array<T>& wigner_, const Array<std::i
   const T *rows = in(rows_), *wigner = in(wigner_);
   const std::int64_t* dst = in(dst_);
   T* nodes = out(nodes_);
-  py::gil_scoped_release release;
   const Groups groups(dst, n_edges, n_nodes);
 #pragma omp parallel if (n_edges * d > kParallelNumbers)
   {
@@ -259,7 +257,6 @@ void grad_wigner(const Array<T>& rows_, const Array<T>& source_, const Array<T>&
   const T *rows = in(rows_), *source = in(source_), *target = target_.shape(0) ? in(target_) : nullptr;
   const std::int64_t *src = in(src_), *dst = in(dst_);
   T* grad = out(grad_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n_edges * d > kParallelNumbers)
   {
     std::vector<T> row(d), x(d + kLanes<T>, 0);
@@ -282,7 +279,7 @@ void grad_wigner(const Array<T>& rows_, const Array<T>& source_, const Array<T>&
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("rotate_to_edges", &to_edges<T>);
   m.def("rotate_to_nodes", &to_nodes<T>);
   m.def("rotation_grad_wigner", &grad_wigner<T>);
@@ -290,7 +287,7 @@ void bind(py::module_& m) {
 
 }  // namespace
 
-void bind_rotation(py::module_& m) {
+void bind_rotation(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

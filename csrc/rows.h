@@ -1,16 +1,40 @@
-// What kernels over rows [e, d] share: array arguments, and a parallel loop over edges.
+// What kernels over rows [e, d] share: array arguments, and when a parallel loop over edges pays.
 #pragma once
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-
+#include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <vector>
 
-namespace py = pybind11;
+// One argument of a call from Python: a view of an array, a list of such, or a number.
+struct Argument {
+  void* data = nullptr;
+  const std::ptrdiff_t* dims = nullptr;
+  std::int64_t n_dims = 0, n_numbers = 0;
+  bool writeable = false;
+  std::int64_t integer = 0;
+  double number = 0;
+  std::vector<Argument> items;
+};
 
-// Arrays arrive C-contiguous and of the right type: the op's Python side has checked them, and nothing is ever copied.
+// Arrays arrive C-contiguous and of the right type, or the call fails: nothing is ever copied.
 template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
+class Array {
+ public:
+  explicit Array(const Argument& a) : a_(a) {}
+  std::int64_t ndim() const { return a_.n_dims; }
+  std::int64_t shape(std::int64_t axis) const { return a_.dims[axis]; }
+  std::int64_t size() const { return a_.n_numbers; }
+
+  const T* data() const { return static_cast<const T*>(a_.data); }
+  T* mutable_data() {
+    if (!a_.writeable) throw std::invalid_argument("array is not writeable");
+    return static_cast<T*>(a_.data);
+  }
+
+ private:
+  Argument a_;
+};
 
 template <typename T>
 const T* in(const Array<T>& a) {

@@ -21,7 +21,6 @@ void forward(const Array<T>& vector_, const Array<T>& norms_, Array<T>& y_) {
   const std::int64_t n = vector_.shape(0), d = y_.shape(1), l_max = norms_.shape(0) - 1;
   const T *vector = in(vector_), *norms = in(norms_);  // N_lm at [l][m], with Q_mm = 1
   T* y = out(y_);
-  py::gil_scoped_release release;
 #pragma omp parallel if (n * d > kParallelNumbers)
   {
     const auto tile = buffer<T>(d * w), nowhere = buffer<T>(d);
@@ -64,7 +63,7 @@ void forward(const Array<T>& vector_, const Array<T>& norms_, Array<T>& y_) {
 
 }  // namespace
 
-void bind_spherical_harmonics(py::module_& m) {
+void bind_spherical_harmonics(Module& m) {
   m.def("spherical_harmonics_forward", &forward<float>);
   m.def("spherical_harmonics_forward", &forward<double>);
 }

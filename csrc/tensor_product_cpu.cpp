@@ -123,22 +123,37 @@ __attribute__((always_inline)) inline Vector<T> weight_at(const T* w, std::int64
   return T(1) - Vector<T>{};
 }
 
+// A table of the plan, read where it lies.
+template <typename S, typename T = std::int32_t>
+class Table {
+ public:
+  explicit Table(const Array<T>& a)
+      : data_(reinterpret_cast<const S*>(in(a))), size_(a.size() * sizeof(T) / sizeof(S)) {}
+  const S* begin() const { return data_; }
+  const S* end() const { return data_ + size_; }
+  const S& operator[](std::int64_t i) const { return data_[i]; }
+
+ private:
+  const S* data_;
+  std::int64_t size_;
+};
+
+using Ints = Array<std::int32_t>;
+using Index = Array<std::int64_t>;
+
 template <typename T>
 class Plan {
  public:
-  using Index = Array<std::int64_t>;
-
-  Plan(const Array<std::int32_t>& paths, const Array<std::int32_t>& groups, const Array<std::int32_t>& nonzeros,
-       const Array<std::int32_t>& entries, const Array<T>& coefficients, const Array<std::int32_t>& pointers,
-       const Array<std::int32_t>& order, const Array<std::int32_t>& chunks)
-      : paths_(copy<Path>(paths)),
-        groups_(copy<Group>(groups)),
-        nonzeros_(copy<Nonzero>(nonzeros)),
-        entry_(copy<std::int32_t>(entries)),
-        pointer_(copy<std::int32_t>(pointers)),
-        order_(copy<std::int32_t>(order)),
-        chunks_(copy<Chunk>(chunks)),
-        coefficient_(in(coefficients), in(coefficients) + coefficients.size()) {
+  Plan(const Ints& paths, const Ints& groups, const Ints& nonzeros, const Ints& entries, const Array<T>& coefficients,
+       const Ints& pointers, const Ints& order, const Ints& chunks)
+      : paths_(paths),
+        groups_(groups),
+        nonzeros_(nonzeros),
+        entry_(entries),
+        pointer_(pointers),
+        order_(order),
+        chunks_(chunks),
+        coefficient_(coefficients) {
     for (const Path& p : paths_) {
       most_nonzeros_ = std::max(most_nonzeros_, p.n_nonzeros);
       most_weights_ = std::max(most_weights_, p.n_weights);
@@ -162,7 +177,6 @@ class Plan {
     const std::int64_t d_w = weight_.shape(weight_.ndim() - 1);
     const std::int64_t *pick = index_of(pick_), *edge = index_of(edge_), *into = index_of(into_);
     T* out = ::out(out_);
-    py::gil_scoped_release release;
     if (into) std::fill_n(out, out_.size(), T(0));
     over_threads(n, 1, into, [&](int, std::int64_t begin, std::int64_t end) {
       Scratch s(*this, d1, d2, d3, rows ? d_w : 0, 1, false);
@@ -175,7 +189,7 @@ class Plan {
         if (rows && d_w <= kWholeWeights) lw.read(0, d_w, s.w.get());
         for (const Chunk& c : chunks_) {
           std::fill_n(s.g.get(), c.d * kLanes<T>, T(0));
-          for (const Path* p = &paths_[c.path]; p < paths_.data() + c.path + c.n_paths; ++p) {
+          for (const Path* p = &paths_[c.path]; p < paths_.begin() + c.path + c.n_paths; ++p) {
             const T* w = weight + std::max(p->weight, 0);
             if (rows && p->weight >= 0) w = tile_of_weights(*p, lw, d_w, s.w.get());
             with_weights(*p, rows, [&](auto kind) { run<kind()>(*p, w, s); });
@@ -198,7 +212,6 @@ class Plan {
     const std::int64_t d_w = weight_.shape(weight_.ndim() - 1);
     const std::int64_t *pick = index_of(pick_), *edge = index_of(edge_), *into = index_of(into_);
     T *grad_x = ::out(grad_x_), *grad_y = ::out(grad_y_), *grad_weight = ::out(grad_weight_);
-    py::gil_scoped_release release;
     const bool own = wants_weight && !rows;
     const int n_tiles = own && mixes_ ? kTiles : 1;
     const std::int64_t n_most = omp_get_max_threads();
@@ -227,7 +240,7 @@ class Plan {
           for (int t = 0; t < n_tiles && c.n_paths; ++t)
             Lines<const T>(grad, d3, into, first + t * kLanes<T>, end, s.zeros.get())
                 .read(c.out, c.d, s.g.get() + t * s.size_g);
-          for (const Path* p = &paths_[c.path]; p < paths_.data() + c.path + c.n_paths; ++p) {
+          for (const Path* p = &paths_[c.path]; p < paths_.begin() + c.path + c.n_paths; ++p) {
             const T* w = weight + std::max(p->weight, 0);
             if (rows && p->weight >= 0) w = tile_of_weights(*p, lw, d_w, s.w.get());
             T* pull_w = s.pull_w.get() + (d_w <= kWholeWeights ? std::max(p->weight, 0) * kLanes<T> : 0);
@@ -259,12 +272,12 @@ class Plan {
   }
 
  private:
-  std::vector<Path> paths_;
-  std::vector<Group> groups_;
-  std::vector<Nonzero> nonzeros_;
-  std::vector<std::int32_t> entry_, pointer_, order_;
-  std::vector<Chunk> chunks_;
-  std::vector<T> coefficient_;
+  Table<Path> paths_;
+  Table<Group> groups_;
+  Table<Nonzero> nonzeros_;
+  Table<std::int32_t> entry_, pointer_, order_;
+  Table<Chunk> chunks_;
+  Table<T, T> coefficient_;
   std::int32_t most_nonzeros_ = 0, most_weights_ = 0, most_da_ = 0, most_z_ = 0, most_chunk_ = 0, n_own_ = 0;
   bool mixes_ = false;
 
@@ -310,11 +323,6 @@ class Plan {
     }
   };
 
-  template <typename S>
-  static std::vector<S> copy(const Array<std::int32_t>& a) {
-    const S* begin = reinterpret_cast<const S*>(in(a));
-    return {begin, begin + a.size() * sizeof(std::int32_t) / sizeof(S)};
-  }
   static const std::int64_t* index_of(const Index& index) { return index.size() ? in(index) : nullptr; }
   static std::int32_t batch_of(const Path& p) { return std::max(16, kBatch / p.dk); }
 
@@ -467,7 +475,7 @@ class Plan {
     const std::int32_t most = batch_of(p);
     s.segments.clear();
     s.q.clear();
-    for (const Group* group = &groups_[p.group]; group < groups_.data() + p.group + p.n_groups; ++group) {
+    for (const Group* group = &groups_[p.group]; group < groups_.begin() + p.group + p.n_groups; ++group) {
       for (std::int32_t first = 0; first < group->n;) {
         const std::int32_t n = std::min<std::int32_t>(group->n - first, most - s.q.size());
         s.segments.push_back({group, first, n, static_cast<std::int32_t>(s.q.size())});
@@ -489,7 +497,7 @@ class Plan {
     const T *a = (p.a_second ? s.y : s.x).get() + p.a * l, *b = (p.a_second ? s.x : s.y).get() + p.b * l;
     T *out = s.g.get() + p.out * l, *m = s.m.get();
     if (!p.n_w) {
-      for (const Group* group = &groups_[p.group]; group < groups_.data() + p.group + p.n_groups; ++group) {
+      for (const Group* group = &groups_[p.group]; group < groups_.begin() + p.group + p.n_groups; ++group) {
         map_of(p, b + group->b * p.db * l, m);
         for (std::int32_t n = 0; n < group->n; n += kBlock)
           with_constant<kBlock>(std::min(kBlock, group->n - n), [&](auto block) {
@@ -653,7 +661,7 @@ class Plan {
     if (!p.n_w) {
       if (kind == Weights::shared && wants_w) pull_w = s.own.get() + p.own * l;
       for (int t = 0; t < s.n_tiles; ++t)
-        for (const Group* group = &groups_[p.group]; group < groups_.data() + p.group + p.n_groups; ++group) {
+        for (const Group* group = &groups_[p.group]; group < groups_.begin() + p.group + p.n_groups; ++group) {
           map_of(p, b + t * size_b + group->b * p.db * l, m);
           if (wants_b) std::fill_n(pull_m, p.n_nonzeros * l, T(0));
           for (std::int32_t n = 0; n < group->n; n += kBlock)
@@ -695,20 +703,35 @@ class Plan {
 };
 
 template <typename T>
-void bind(py::module_& m, const char* name) {
-  py::class_<Plan<T>>(m, name, py::module_local())
-      .def(py::init<const Array<std::int32_t>&, const Array<std::int32_t>&, const Array<std::int32_t>&,
-                    const Array<std::int32_t>&, const Array<T>&, const Array<std::int32_t>&, const Array<std::int32_t>&,
-                    const Array<std::int32_t>&>())
-      .def("forward", &Plan<T>::forward)
-      .def("backward", &Plan<T>::backward);
+void forward(const Ints& paths, const Ints& groups, const Ints& nonzeros, const Ints& entries,
+             const Array<T>& coefficients, const Ints& pointers, const Ints& order, const Ints& chunks,
+             const Array<T>& x, const Array<T>& y, const Array<T>& weight, const Index& pick, const Index& edge,
+             const Index& into, Array<T>& out) {
+  Plan<T>(paths, groups, nonzeros, entries, coefficients, pointers, order, chunks)
+      .forward(x, y, weight, pick, edge, into, out);
+}
+
+template <typename T>
+void backward(const Ints& paths, const Ints& groups, const Ints& nonzeros, const Ints& entries,
+              const Array<T>& coefficients, const Ints& pointers, const Ints& order, const Ints& chunks,
+              const Array<T>& grad, const Array<T>& x, const Array<T>& y, const Array<T>& weight, const Index& pick,
+              const Index& edge, const Index& into, bool wants_x, bool wants_y, bool wants_weight, Array<T>& grad_x,
+              Array<T>& grad_y, Array<T>& grad_weight) {
+  Plan<T>(paths, groups, nonzeros, entries, coefficients, pointers, order, chunks)
+      .backward(grad, x, y, weight, pick, edge, into, wants_x, wants_y, wants_weight, grad_x, grad_y, grad_weight);
+}
+
+template <typename T>
+void bind(Module& m) {
+  m.def("tensor_product_forward", &forward<T>);
+  m.def("tensor_product_backward", &backward<T>);
 }
 
 }  // namespace
 
-void bind_tensor_product(py::module_& m) {
-  bind<float>(m, "TensorProduct32");
-  bind<double>(m, "TensorProduct64");
+void bind_tensor_product(Module& m) {
+  bind<float>(m);
+  bind<double>(m);
 }
 
 }  // namespace NEXTHAM_ISA

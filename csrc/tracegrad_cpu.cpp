@@ -7,7 +7,6 @@
 // second-level cache, and sums over channels need no sums over lanes. NextHAM: 0.76 million multiply-adds per edge, 1.6
 // kB read and written; the weights, 2.5 MB, come from the third-level cache once per tile, which is why it has panels.
 #include <omp.h>
-#include <pybind11/stl.h>
 
 #include <cmath>
 #include <vector>
@@ -232,7 +231,6 @@ void update(const Array<T>& x_, const Array<T>& forms_, const Array<T>& bias_, c
   T *y = out(y_), *scale = out(scale_), *z = wanted ? out(z_) : nullptr;
   std::vector<T*> kept;
   for (auto& array : kept_) kept.push_back(out(array));
-  py::gil_scoped_release release;
 #pragma omp parallel if (n_panels > 1)
   {
     Work<T> work(q);
@@ -264,13 +262,13 @@ void update(const Array<T>& x_, const Array<T>& forms_, const Array<T>& bias_, c
 }
 
 template <typename T>
-void bind(py::module_& m) {
+void bind(Module& m) {
   m.def("tracegrad_update", &update<T>);
 }
 
 }  // namespace
 
-void bind_tracegrad(py::module_& m) {
+void bind_tracegrad(Module& m) {
   bind<float>(m);
   bind<double>(m);
 }

@@ -67,7 +67,7 @@ def spin_map(spin: str, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
     blocks = correction(spin_blocks(parts), spin)
     matrix = torch.view_as_real(blocks.contiguous()).flatten(1).T.numpy()  # [to, from]
     entries = np.argwhere(matrix)
-    return entries.astype(np.int32), torch.from_numpy(matrix[tuple(entries.T)]).to(dtype).numpy()
+    return np.ascontiguousarray(entries, dtype=np.int32), torch.from_numpy(matrix[tuple(entries.T)]).to(dtype).numpy()
 
 
 def _run(

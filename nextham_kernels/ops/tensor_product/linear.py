@@ -43,16 +43,16 @@ def _of_rows(weight: torch.Tensor, rows: slice) -> torch.Tensor:
 def _forward(
     x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, linear_weight: torch.Tensor, word: str, linear_word: str
 ) -> torch.Tensor:
-    module, first, second = kernels(), reference.product_of(word), reference.product_of(linear_word)
+    run, first, second = kernels().tensor_product_forward, reference.product_of(word), reference.product_of(linear_word)
     out, middle = x.new_empty(len(x), second.dims[2]), x.new_empty(min(ROWS, len(x)), first.dims[2])
-    product, linear = cpu.plan_of(word, x.dtype, module), cpu.plan_of(linear_word, x.dtype, module)
+    product, linear = cpu.plan_of(word, x.dtype), cpu.plan_of(linear_word, x.dtype)
     one = x.new_ones(len(middle), 1)
     for rows in _blocks(len(x)):
         held = middle[: rows.stop - rows.start]
         given = (x[rows], y[rows], _of_rows(weight, rows))
-        product.forward(*(t.numpy() for t in given), *cpu.NO_INDICES, held.numpy())
+        run(*product, *(t.numpy() for t in given), *cpu.NO_INDICES, held.numpy())
         given = (held, one[: len(held)], linear_weight)
-        linear.forward(*(t.numpy() for t in given), *cpu.NO_INDICES, out[rows].numpy())
+        run(*linear, *(t.numpy() for t in given), *cpu.NO_INDICES, out[rows].numpy())
     return out
 
 
