@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/nextham demo --output demo-output
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a thread each: two share the cores badly
 
 lint: setup
 	$(BIN)/ruff check .
