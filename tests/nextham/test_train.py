@@ -309,7 +309,11 @@ def test_resumed_run_is_the_same(whole, data, tmp_path):
 
 
 def command(*words):
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'python'}", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'python'}",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     return [sys.executable, "-m", *words], environment
 
 

@@ -136,13 +136,18 @@ def _check(
     energies: tuple[float, float] | None,
     threshold: float | None,
 ) -> None:
-    for h, s in zip(hs, ss, strict=True):
+    for structure, (h, s) in enumerate(zip(hs, ss, strict=True)):
         given = {"h": h} if s is None else {"h": h, "s": s}
         check_tensors(complex_=isinstance(h, torch.Tensor) and h.is_complex(), **given)
         shapes = {name: (x, f"q {x.shape[-1] if x.ndim else 'N'} N") for name, x in given.items()}
         n = check_shapes(**shapes)["N"]
         if window is not None and not 0 <= window[0] < window[1] <= n:
             raise ValueError(f"window: expected 0 <= first < last <= {n}, got {window[0]} and {window[1]}")
+        for name, x in given.items():
+            finite = torch.isfinite(x).flatten(1).all(1)
+            if not finite.all():
+                k = int(finite.int().argmin())
+                raise ValueError(f"{name}: contains numbers that are not finite (structure {structure}, k-point {k})")
     if window is not None and energies is not None:
         raise ValueError("window, energies: expected at most one of them")
     if energies is not None and not energies[0] <= energies[1]:

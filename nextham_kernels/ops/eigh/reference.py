@@ -64,10 +64,6 @@ def batch(
     condition_of: Condition,
 ) -> Found:
     """Solves k-points k, k + 1, … of a structure."""
-    for name, x in (("h", h), ("s", s)):
-        if x is not None and not torch.isfinite(x).all():
-            bad = k + int(torch.isfinite(x).flatten(1).all(1).int().argmin())
-            raise ValueError(f"{name}: contains numbers that are not finite (structure {structure}, k-point {bad})")
     n, real = h.shape[-1], h.real.dtype
     levels = slice(*(window or (0, n)))
     if s is not None and threshold is not None:
