@@ -162,3 +162,21 @@ def test_activation_memory():
             ensemble(torch.randn(n, config.block_dim), src, dst, vector)
         kept.append(sum(s.nbytes() for s in stored.values()))
     assert (kept[1] - kept[0]) / 40 < 110e3
+
+
+def test_folding_follows_the_weights():
+    """Folded weights are kept between calls, until a parameter is changed in place or its module is replaced."""
+    ensemble, inputs = case_of("spinor")
+    first = ensemble.networks[0].layers[0]
+    with torch.no_grad():
+        before = ensemble(*inputs).irreps
+        first.norm_edge.weight *= 1.5
+        changed, plain = both(ensemble, inputs)
+        harness.assert_close(changed.irreps, plain.irreps, harness.DEEP)
+        assert harness.relative_error(changed.irreps, before) > 1e-3
+        ensemble.engine = "edge_frame"
+        other, _ = case_of("spinor", seed=1)
+        first.rise = other.networks[0].layers[0].rise
+        replaced, plain = both(ensemble, inputs)
+        harness.assert_close(replaced.irreps, plain.irreps, harness.DEEP)
+        assert harness.relative_error(replaced.irreps, changed.irreps) > 1e-3

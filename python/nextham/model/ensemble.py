@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -50,7 +51,6 @@ class Ensemble(nn.Module):
         self.engine = engine
         self.networks = nn.ModuleList(Network(self.config, span) for span in self.config.ranges)
         self._folded: tuple[object, list[list[FoldedLayer]]] | None = None
-        self._tables: list[dict[str, nn.Parameter | None]] = []
 
     @property
     def engine(self) -> str:
@@ -144,9 +144,7 @@ class Ensemble(nn.Module):
         """Returns the folded weights: made in every step that records gradients, else once until a weight changes."""
         if torch.is_grad_enabled():
             return [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
-        # The modules' own tables: self.parameters() takes 4 ms, as long as a layer of a small crystal.
-        tables = self._tables = self._tables or [m._parameters for m in self.modules() if m._parameters]
-        key = tuple((p.data_ptr(), p.dtype, p._version) for table in tables for p in table.values() if p is not None)
+        key = tuple((p.data_ptr(), p.dtype, p._version) for p in _parameters(self))
         if self._folded is None or self._folded[0] != key:
             folded = [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
             self._folded = (key, folded)
@@ -166,3 +164,10 @@ class Ensemble(nn.Module):
             [e, 4, a, b] complex with spin (uu, ud, du, dd), [e, 1, a, b] real without; eV.
         """
         return irreps_to_blocks(irreps, self.config.shells, self.config.spinor, spin=self.config.target)
+
+
+def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+    """What `parameters()` gives, which also makes names: 4 ms for an ensemble, a layer of a small crystal."""
+    yield from (p for p in module._parameters.values() if p is not None)
+    for child in module._modules.values():
+        yield from _parameters(child)
