@@ -180,3 +180,10 @@ def test_folding_follows_the_weights():
         replaced, plain = both(ensemble, inputs)
         harness.assert_close(replaced.irreps, plain.irreps, harness.DEEP)
         assert harness.relative_error(replaced.irreps, changed.irreps) > 1e-3
+
+
+def test_no_edges():
+    ensemble, inputs = case_of("spinor")
+    ours, plain = both(ensemble, [x[:0] for x in inputs])
+    assert ours.irreps.shape == plain.irreps.shape == inputs[0][:0].shape
+    assert ours.trace.shape == plain.trace.shape

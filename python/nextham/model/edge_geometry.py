@@ -47,7 +47,7 @@ class EdgeGeometry(NamedTuple):
     onsite_of: torch.Tensor  # the on-site edge of each node [n]
     wigner: torch.Tensor | OnDemand  # rotations into the edge frames [e, w]
     radial: torch.Tensor | OnDemand  # radial basis [e, c]
-    chunks: tuple[tuple[int, int, int, int], ...]  # first and last edge, first and last node of each chunk
+    chunks: tuple[tuple[int, int, int, int], ...]  # first and last edge, first and last node; one at least
 
     @classmethod
     def of(
@@ -101,4 +101,4 @@ class EdgeGeometry(NamedTuple):
             wigner, radial = OnDemand(frames, vector), OnDemand(gaussians, distance)
         else:
             wigner, radial = frames(vector), gaussians(distance)
-        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, tuple(chunks))
+        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, tuple(chunks) or ((0, 0, 0, 0),))
