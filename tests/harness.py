@@ -1,8 +1,9 @@
 """What the tests of ops share: tolerances, rotations of features, and the comparison of a kernel with its reference."""
 
+import contextlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -68,6 +69,28 @@ def assert_same_gradients(f: Callable, g: Callable, inputs: dict[str, torch.Tens
         grads.append(torch.autograd.grad(loss, list(leaves.values())))
     for name, actual, expected in zip(inputs, *grads, strict=True):
         assert_close(actual, expected, tolerance, f"grad_{name}")
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Inside, torch and the kernels use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_threads_agree(run: Callable[[], Sequence[torch.Tensor]], tolerance: float = 0.0) -> None:
+    """Fails where three threads give other bits a second time, or differ from one thread by more than the tolerance."""
+    runs = []
+    for n in (1, 3, 3):
+        with threads(n):
+            runs.append(run())
+    for one, three, again in zip(*runs, strict=True):
+        assert_close(three, one, tolerance, "three threads")
+        assert torch.equal(three, again)
 
 
 def leaf(x: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,8 @@ import harness
 import pytest
 import torch
 
-from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import irreps_of
-from nextham_kernels.ops.attention import attention, cpu, reference, segment_softmax
+from nextham_kernels.ops.attention import attention, reference, segment_softmax
 
 IRREPS, N_HEADS = "6x0e+3x1e+3x1o", 3
 
@@ -63,12 +62,7 @@ def test_forward(n_edges, dtype):
     )
 
 
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set):
     logits, segment = softmax_inputs()
     kernel, plain = (
         lambda x: segment_softmax(x, segment, harness.NODES),
@@ -80,16 +74,13 @@ def test_instruction_sets_agree(instruction_set, monkeypatch):
 
 def test_threads_change_nothing():
     logits, segment = softmax_inputs(20_000)
-    results, threads = [], torch.get_num_threads()
-    try:
-        for n in (1, 3):
-            torch.set_num_threads(n)
-            x = harness.leaf(logits)
-            y = segment_softmax(x, segment, harness.NODES)
-            results.append((y.detach(), *torch.autograd.grad(y.square().sum(), x)))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+    def run():
+        x = harness.leaf(logits)
+        y = segment_softmax(x, segment, harness.NODES)
+        return y.detach(), *torch.autograd.grad(y.square().sum(), x)
+
+    harness.assert_threads_agree(run)
 
 
 def test_double_backward():

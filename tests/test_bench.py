@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import harness
 import numpy as np
 import pytest
 import torch
@@ -46,9 +47,8 @@ def run(*arguments):
 
 @pytest.fixture
 def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+    with harness.threads(1):
+        yield
 
 
 def test_the_command_prints_lines_and_nothing_else():
@@ -171,7 +171,6 @@ def test_peak_memory_counts_what_a_run_holds_at_once():
 
 
 def test_ceilings_are_those_of_a_machine(one_thread):
-    torch.set_num_threads(1)
     found = timing.ceilings(torch.device("cpu"), repeats=2)
     assert 0.1 < found.gb_per_s < 1000 and 0.1 < found.gflop_per_s < 10000
 

@@ -5,9 +5,8 @@ import pytest
 import torch
 from e3nn import o3
 
-from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import wigner_d
-from nextham_kernels.ops.blocks_irreps import SPINS, block_irreps, blocks_to_irreps, cpu, irreps_to_blocks, reference
+from nextham_kernels.ops.blocks_irreps import SPINS, block_irreps, blocks_to_irreps, irreps_to_blocks, reference
 
 PUBLISHED = (0, 0, 0, 0, 1, 1, 2, 2, 3)
 CASES = {"small": (0, 1), "unsorted": (2, 0, 1, 0), "published": PUBLISHED}
@@ -130,12 +129,7 @@ def real_of(x):
     return torch.view_as_real(x) if x.is_complex() else x
 
 
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set):
     blocks = inputs("unsorted", True, columns=COLUMNS)
     x = blocks_to_irreps(blocks, CASES["unsorted"], COLUMNS)
     places = all_places(x.shape[1])
@@ -145,15 +139,8 @@ def test_instruction_sets_agree(instruction_set, monkeypatch):
 
 
 def test_threads_change_nothing():
-    blocks, threads = inputs("published", True, 100), torch.get_num_threads()
-    results = []
-    try:
-        for n in (1, 3):
-            torch.set_num_threads(n)
-            results.append(blocks_to_irreps(blocks, PUBLISHED))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(*results)
+    blocks = inputs("published", True, 100)
+    harness.assert_threads_agree(lambda: [blocks_to_irreps(blocks, PUBLISHED)])
 
 
 @pytest.mark.parametrize("spinor", [False, True])

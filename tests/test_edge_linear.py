@@ -5,11 +5,10 @@ import pytest
 import torch
 from e3nn import o3
 
-from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_d
 from nextham_kernels.edge_layout import edge_layout, edge_rotation
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps, depthwise_tensor_product
-from nextham_kernels.ops.edge_linear import cpu, edge_linear, head_linear, reference
+from nextham_kernels.ops.edge_linear import edge_linear, head_linear, reference
 from nextham_kernels.ops.edge_linear.folding import flat, linear_matrices, product_matrices, through_heads
 from nextham_kernels.ops.linear import linear, linear_sizes
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
@@ -171,12 +170,7 @@ def test_gradcheck():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, dtype, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set, dtype):
     functions, tensors = head_functions("production", 70), head_inputs("production", 70)
     harness.assert_as_exact_as_reference(*functions, [t.to(dtype) for t in tensors.values()])
     if dtype == torch.float64:
@@ -186,16 +180,13 @@ def test_instruction_sets_agree(instruction_set, dtype, monkeypatch):
 def test_threads():
     """Any number of threads gives the same result; the same number, the same bits."""
     kernel, _ = head_functions("plain", 500)
-    before, runs = torch.get_num_threads(), []
-    for threads in (1, 3, 3):
-        torch.set_num_threads(threads)
+
+    def run():
         leaves = [harness.leaf(t.float()) for t in head_inputs("plain", 500).values()]
         y = kernel(*leaves)
-        runs.append([y.detach(), *torch.autograd.grad(y.square().sum(), leaves)])
-    torch.set_num_threads(before)
-    for one, three, again in zip(*runs, strict=True):
-        harness.assert_close(three, one, 1e-5)
-        assert torch.equal(three, again)
+        return y.detach(), *torch.autograd.grad(y.square().sum(), leaves)
+
+    harness.assert_threads_agree(run, 1e-5)
 
 
 @pytest.mark.parametrize("inversion", [False, True])

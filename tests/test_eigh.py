@@ -92,12 +92,11 @@ def test_structures_of_different_size():
 
 def test_threads_change_nothing():
     problems = [inputs(q, n, seed=n) for q, n in ((9, 90), (20, 40), (1, 300))]
-    before, found = torch.get_num_threads(), []
+    found = []
     for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        found.append(cpu.solve(problems, True, None, None))
-        assert torch.get_num_threads() == threads
-    torch.set_num_threads(before)
+        with harness.threads(threads):
+            found.append(cpu.solve(problems, True, None, None))
+            assert torch.get_num_threads() == threads
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             harness.assert_close(a.values, b.values)

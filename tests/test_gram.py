@@ -4,10 +4,9 @@ import harness
 import pytest
 import torch
 
-from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
-from nextham_kernels.ops.gram import cpu, gram, gram_apply, n_pairs, reference
+from nextham_kernels.ops.gram import gram, gram_apply, n_pairs, reference
 
 CASES = {
     "plain": "3x0e+2x1o+1x2e",
@@ -111,12 +110,7 @@ def test_gradcheck(op):
     harness.gradcheck(lambda a, b: OPS[op][0](a, b, CASES["plain"]), *inputs(op, "plain", 2).values())
 
 
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set):
     for op in OPS:
         kernel, plain, tensors = both(op, "production", True)
         harness.assert_close(kernel(**tensors), plain(**tensors))
@@ -125,14 +119,12 @@ def test_instruction_sets_agree(instruction_set, monkeypatch):
 
 def test_threads_agree():
     x = harness.random(300, 392)  # above the size where a second thread starts
-    before = torch.get_num_threads()
-    results = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
+
+    def run():
         g = gram(x, x, CASES["production"])
-        results.append((g, gram_apply(g, x, CASES["production"])))
-    torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+        return g, gram_apply(g, x, CASES["production"])
+
+    harness.assert_threads_agree(run)
 
 
 @pytest.mark.parametrize("case", CASES)

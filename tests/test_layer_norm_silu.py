@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from nextham_kernels import loading
-from nextham_kernels.ops.layer_norm_silu import cpu, layer_norm_silu, layer_norm_silu_vjp, reference
+from nextham_kernels.ops.layer_norm_silu import layer_norm_silu, layer_norm_silu_vjp, reference
 
 EPS = 1e-6
 OPS = {
@@ -97,12 +96,7 @@ def test_gradcheck(op):
     harness.gradcheck(by(OPS[op][0]), *inputs(op, 5, 2).values())
 
 
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set):
     for op, functions in OPS.items():
         kernel, plain = map(by, functions)
         tensors = inputs(op, 256)
@@ -113,17 +107,13 @@ def test_instruction_sets_agree(instruction_set, monkeypatch):
 def test_threads_agree():
     """The sums over edges differ by rounding, the rest not at all; and the same thread count gives the same bits."""
     tensors = inputs("layer_norm_silu_vjp", 256, 300)  # above the size where a second thread starts
-    before = torch.get_num_threads()
-    results = []
-    for threads in (1, 2, 2):
-        torch.set_num_threads(threads)
+
+    def run():
         leaves = [harness.leaf(t) for t in tensors.values()]
-        results.append(torch.autograd.grad((layer_norm_silu_vjp(*leaves) ** 2).sum(), leaves))
-    torch.set_num_threads(before)
-    for one, two, again in zip(*results, strict=True):
-        harness.assert_close(two, one)
-        assert torch.equal(two, again)
-    assert torch.equal(results[0][1], results[1][1])
+        return torch.autograd.grad((layer_norm_silu_vjp(*leaves) ** 2).sum(), leaves)
+
+    harness.assert_threads_agree(run, harness.EXACT)
+    harness.assert_threads_agree(lambda: run()[1:2])
 
 
 def test_contract():

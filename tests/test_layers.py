@@ -23,10 +23,7 @@ BELOW["io"] = {*BELOW["blocks"], "blocks"}
 BELOW["model"] = {*BELOW["blocks"], "blocks", "io"}
 BELOW["h0"] = {*BELOW["blocks"], "blocks", "block_layouts", "io"}
 BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
-BELOW["kpath"] = {"units", "structure"}
-BELOW["loss_target"] = {*BELOW["kspace"], "kspace"}
 BELOW["kpath"] = {"structure"}
-BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
 BELOW["fermi"] = {*BELOW["kspace"], "kspace"}
 BELOW["loss_target"] = BELOW["metrics"] = {*BELOW["kspace"], "kspace"}
 BELOW["compact_target"] = {*BELOW["loss_target"], "loss_target"}

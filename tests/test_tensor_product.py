@@ -5,9 +5,8 @@ import pytest
 import torch
 from e3nn import o3
 
-from nextham_kernels import loading
 from nextham_kernels.clebsch_gordan import wigner_3j
-from nextham_kernels.ops.tensor_product import cpu, product, reference, tensor_product
+from nextham_kernels.ops.tensor_product import product, reference, tensor_product
 from nextham_kernels.ops.tensor_product.plan import ZERO
 
 MODES = tuple(reference.SUMS)
@@ -148,12 +147,7 @@ def test_high_degrees():
     assert smallest > 1e-6 and largest_noise < 1e-11
 
 
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set):
     for mode in MODES:
         paths = product(*paths_of(mode))
         for shared in (True, False):
@@ -163,13 +157,9 @@ def test_instruction_sets_agree(instruction_set, monkeypatch):
 def test_shared_gradients_are_deterministic():
     paths = product(*paths_of("uvw"))
     given = {name: harness.leaf(x) for name, x in inputs(paths, True, 500).items()}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        runs = [torch.autograd.grad(tensor_product(**given, product=paths).sum(), given["weight"])[0] for _ in range(3)]
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+    harness.assert_threads_agree(
+        lambda: torch.autograd.grad(tensor_product(**given, product=paths).sum(), given["weight"]), harness.EXACT
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)

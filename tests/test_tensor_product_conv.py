@@ -5,8 +5,8 @@ import pytest
 import torch
 from e3nn import o3
 
-from nextham_kernels import loading, nn
-from nextham_kernels.ops.tensor_product import cpu, product, reference
+from nextham_kernels import nn
+from nextham_kernels.ops.tensor_product import product, reference
 from nextham_kernels.ops.tensor_product.conv import edge_orders, tensor_product_conv
 
 UVU = product(
@@ -62,12 +62,8 @@ def test_forward(paths, shared, dtype):
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("paths", [UVU, UVW], ids=["uvu", "uvw"])
 def test_backward(paths, shared, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with harness.threads(threads):
         harness.assert_same_gradients(*functions(paths), inputs(paths, shared))
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -75,12 +71,7 @@ def test_double_backward(shared):
     harness.gradcheck(functions(UVU, 5)[0], *inputs(UVU, shared, 5).values())
 
 
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set):
     harness.assert_same_gradients(*functions(UVU), inputs(UVU, False))
 
 

@@ -6,12 +6,11 @@ import torch
 from e3nn import o3
 from torch.nn import functional
 
-from nextham_kernels import loading, registration
+from nextham_kernels import registration
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.tracegrad import (
     closed_form,
-    cpu,
     fold_tracegrad,
     folded_invariants,
     quadratic_forms,
@@ -230,12 +229,7 @@ def test_update_by_references(monkeypatch):
     harness.assert_same_gradients(kernel, plain, tensors)
 
 
-@pytest.mark.parametrize("instruction_set", ["scalar", "avx2", "avx512"])
-def test_instruction_sets_agree(instruction_set, monkeypatch):
-    if instruction_set not in loading.instruction_sets():
-        return  # this processor cannot run it
-    best = loading.kernels
-    monkeypatch.setattr(cpu, "kernels", lambda: best(instruction_set))
+def test_instruction_sets_agree(instruction_set):
     test_update("production", True)
 
 
@@ -243,14 +237,7 @@ def test_threads():
     """Any number of threads gives the same result; the same number, the same bits."""
     x, forms, mlp = inputs("production", 150)
     folded = fold_tracegrad(forms.float(), [p.float() for p in mlp], CASES["production"][0])
-    before, runs = torch.get_num_threads(), []
-    for threads in (1, 3, 3):
-        torch.set_num_threads(threads)
-        runs.append(tracegrad_update(x.float(), folded))
-    torch.set_num_threads(before)
-    for one, three, again in zip(*runs, strict=True):
-        harness.assert_close(three, one, 1e-5)
-        assert torch.equal(three, again)
+    harness.assert_threads_agree(lambda: tracegrad_update(x.float(), folded), 1e-5)
 
 
 def test_update_keeps_little():
