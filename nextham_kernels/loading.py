@@ -1,4 +1,9 @@
-"""Finds the compiled kernels, and says which kernel serves which device."""
+"""Finds the compiled kernels and the GPU kernels, and says which kernel serves which device.
+
+`NEXTHAM_KERNELS` changes what serves all ops, for the whole process: `reference` binds every op to its reference,
+`triton-interpreted` runs the Triton kernels on CPU tensors by Triton's interpreter (thousands of times slower: for
+tests of tiny cases where there is no GPU).
+"""
 
 from __future__ import annotations
 
@@ -6,33 +11,59 @@ import contextlib
 import functools
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
-__all__ = ["compiled", "instruction_sets", "kernels", "loaded", "reference_only", "use_reference"]
+__all__ = [
+    "compiled",
+    "gpu_kernel",
+    "instruction_sets",
+    "interpreted",
+    "kernels",
+    "loaded",
+    "reference_only",
+    "use_interpreter",
+    "use_reference",
+]
 
 _KERNELS = {
-    "bloch_sum": {"cpu": "cpp"},
-    "blocks_irreps": {"cpu": "cpp"},
-    "edge_tensor_product": {"cpu": "cpp"},
-    "edge_wigner": {"cpu": "cpp"},
-    "gate": {"cpu": "cpp"},
-    "gram": {"cpu": "cpp"},
-    "gram_apply": {"cpu": "cpp"},
-    "layer_norm_silu": {"cpu": "cpp"},
-    "layer_norm_silu_vjp": {"cpu": "cpp"},
-    "norm": {"cpu": "cpp"},
+    "bloch_sum": {"cpu": "cpp", "cuda": "reference"},
+    "blocks_to_irreps": {"cpu": "cpp", "cuda": "reference"},
+    "edge_linear": {"cpu": "cpp", "cuda": "reference"},
+    "edge_tensor_product": {"cpu": "cpp", "cuda": "reference"},
+    "edge_wigner": {"cpu": "cpp", "cuda": "reference"},
+    "gate": {"cpu": "cpp", "cuda": "triton"},
+    "gram": {"cpu": "cpp", "cuda": "reference"},
+    "gram_apply": {"cpu": "cpp", "cuda": "reference"},
+    "irreps_to_blocks": {"cpu": "cpp", "cuda": "reference"},
+    "layer_norm_silu": {"cpu": "cpp", "cuda": "reference"},
+    "layer_norm_silu_vjp": {"cpu": "cpp", "cuda": "reference"},
+    "norm": {"cpu": "cpp", "cuda": "reference"},
     "number_text": {"cpu": "cpp"},
-    "radial_basis": {"cpu": "cpp"},
-    "rotation": {"cpu": "cpp"},
-    "segment_softmax": {"cpu": "cpp"},
-    "solid_harmonics": {"cpu": "cpp"},
-    "tensor_product": {"cpu": "cpp"},
+    "radial_basis": {"cpu": "cpp", "cuda": "reference"},
+    "rotate_to_edges": {"cpu": "cpp", "cuda": "reference"},
+    "rotate_to_nodes": {"cpu": "cpp", "cuda": "reference"},
+    "segment_softmax": {"cpu": "cpp", "cuda": "reference"},
+    "solid_harmonics": {"cpu": "cpp", "cuda": "reference"},
+    "tensor_product": {"cpu": "cpp", "cuda": "reference"},
+    "tensor_product_conv": {"cpu": "cpp", "cuda": "reference"},
+    "tensor_product_linear": {"cpu": "cpp", "cuda": "reference"},
 }
-"""Operation → device → kind of kernel, for everything that is more than its reference."""
+"""Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""
 
 _references = 0  # how many `use_reference` are open
+_interpreters = 0  # how many `use_interpreter` are open
 _MODE = os.environ.get("NEXTHAM_KERNELS", "")
+_MODES = ("", "reference", "triton-interpreted")
+
+if _MODE == "triton-interpreted":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+
+def _mode() -> str:
+    if _MODE not in _MODES:
+        raise ValueError(f"NEXTHAM_KERNELS: expected 'reference', 'triton-interpreted' or nothing, got {_MODE!r}")
+    return _MODE
 
 
 def reference_only() -> bool:
@@ -41,11 +72,38 @@ def reference_only() -> bool:
     The variable is read once, when the package is imported.
 
     Raises:
-        ValueError: it has a value other than `reference` or nothing.
+        ValueError: it has a value other than those on this module's page.
     """
-    if _MODE not in ("", "reference"):
-        raise ValueError(f"NEXTHAM_KERNELS: expected 'reference' or nothing, got {_MODE!r}")
-    return _MODE == "reference" or _references > 0
+    return _mode() == "reference" or _references > 0
+
+
+def interpreted() -> bool:
+    """Returns whether ops on CPU tensors run their Triton kernels by the interpreter.
+
+    Those without a Triton kernel run their references then, as they would on a GPU.
+
+    Raises:
+        ValueError: `NEXTHAM_KERNELS` has a value other than those on this module's page.
+    """
+    return _mode() == "triton-interpreted" or _interpreters > 0
+
+
+@contextlib.contextmanager
+def use_interpreter() -> Iterator[None]:
+    """Inside, ops on CPU tensors run their Triton kernels by Triton's interpreter, in all threads.
+
+    `TRITON_INTERPRET=1` must be set before anything imports triton.
+
+    Raises:
+        RuntimeError: triton is missing, or was imported without that variable.
+    """
+    global _interpreters
+    _check_interpreter()
+    _interpreters += 1
+    try:
+        yield
+    finally:
+        _interpreters -= 1
 
 
 @contextlib.contextmanager
@@ -108,10 +166,44 @@ def kernels(instruction_set: str | None = None) -> ModuleType:
     return getattr(compiled(), name)
 
 
-def loaded() -> dict[str, dict[str, str]]:
-    """Returns which kernel serves which device: {operation: {device: kernel}}.
+@functools.cache
+def gpu_kernel(name: str) -> Callable:
+    """Returns a function of a GPU kernel, such as `gate.kernel.forward`: module and function inside `ops`.
 
-    A kernel is `cpp` (compiled, CPU) or `reference`; an operation or device that is not listed runs its reference.
+    Raises:
+        RuntimeError: triton (of a module `kernel`) or cupy (of a module `cuda`) is missing; the sentence says how to
+            install it.
+    """
+    module, function = name.rsplit(".", 1)
+    if interpreted():
+        _check_interpreter()
+    _installed("cupy" if module.endswith(".cuda") else "triton", f"the kernel {name}")
+    return getattr(importlib.import_module(f"nextham_kernels.ops.{module}"), function)
+
+
+def _check_interpreter() -> None:
+    _installed("triton", "the interpreter")
+    from triton.runtime.interpreter import InterpretedFunction
+
+    if not isinstance(importlib.import_module("triton.language").cdiv, InterpretedFunction):
+        raise RuntimeError("the interpreter: expected TRITON_INTERPRET=1 set before triton is imported")
+
+
+def _installed(package: str, what: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise RuntimeError(
+            f"{what} needs {package}, which cannot be imported: run `pip install 'nextham-kernels[gpu]'` "
+            f"(or set NEXTHAM_KERNELS=reference to run the slow references): {error}"
+        ) from error
+
+
+def loaded() -> dict[str, dict[str, str]]:
+    """Returns which kernel serves which device: {op: {device: kernel}}.
+
+    A kernel is `cpp` (compiled, CPU), `triton` or `cupy` (GPU), `triton-interpreted` (see this module's page) or
+    `reference`; an op or device that is not listed runs its reference.
 
     Raises:
         RuntimeError: the compiled kernels are not built, and the references were not asked for.
@@ -124,4 +216,9 @@ def loaded() -> dict[str, dict[str, str]]:
     if reference_only():
         return {op: dict.fromkeys(devices, "reference") for op, devices in _KERNELS.items()}
     compiled()
-    return {op: dict(devices) for op, devices in _KERNELS.items()}
+    served = {op: dict(devices) for op, devices in _KERNELS.items()}
+    if interpreted():
+        for devices in served.values():
+            if "cuda" in devices:
+                devices["cpu"] = "triton-interpreted" if devices["cuda"] == "triton" else "reference"
+    return served

@@ -1,8 +1,9 @@
 """Makes an op of kernels and a reference: schema, fake, autograd. The only user of `torch.library`.
 
-An op `nextham::<name>` is a function of tensors and of plain settings (numbers, words). On the CPU its kernel runs, on
-other devices (until they have kernels) and with `NEXTHAM_KERNELS=reference` its reference. Its backward is the op
-`nextham::<name>_backward`, also with a kernel; the derivative of that one, which second derivatives need, is the
+An op `nextham::<name>` is a function of tensors and of plain settings (numbers, words). torch's dispatcher chooses by
+device: on the CPU the C++ kernel runs, on CUDA the GPU kernel, its module imported at the first call; on other devices,
+where there is no GPU kernel, and with `NEXTHAM_KERNELS=reference` the reference. Its backward is the op
+`nextham::<name>_backward`, also with kernels; the derivative of that one, which second derivatives need, is the
 derivative of the reference, or of a multilinear op a composition of both kernels.
 """
 
@@ -12,9 +13,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from nextham_kernels.loading import reference_only
+from nextham_kernels.loading import gpu_kernel, interpreted, reference_only
 
-__all__ = ["define"]
+__all__ = ["GPU_KERNELS", "define"]
+
+GPU_KERNELS: dict[str, str] = {}
+"""Op, such as `nextham::gate_backward` → function of its GPU kernel, such as `gate.kernel.backward`."""
 
 
 def define(
@@ -27,6 +31,7 @@ def define(
     linear_part: Callable[..., tuple] | None = None,
     gradient: Callable[..., tuple] | None = None,
     vmap: tuple[Callable, Callable] | None = None,
+    gpu: tuple[str, ...] = (),
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
 
@@ -46,6 +51,9 @@ def define(
         gradient: the derivative as a composition of ops: (grad of the result, arguments …) → gradient of each tensor.
             There is no backward op then, and derivatives of any order exist.
         vmap: the rules of `torch.library.register_vmap` for the op and for its backward.
+        gpu: the GPU kernel and, if there is one, that of the derivative, as functions of modules inside `ops`, such as
+            `("gate.kernel.forward", "gate.kernel.backward")`, with the arguments of `forward` and of `backward`. They
+            are called with contiguous tensors without gradient, all on the current device.
 
     Returns:
         The op; any derivative with respect to its tensors up to second order exists.
@@ -53,23 +61,13 @@ def define(
     n_tensors = sum(argument.split()[0] == "Tensor" for argument in schema.split(","))
     op_name, backward_name = f"nextham::{name}", f"nextham::{name}_backward"
 
-    def run_forward(*args: object) -> torch.Tensor:
-        if args[0].device.type == "cpu" and not reference_only():
-            return forward(*_contiguous(args))
-        return reference(*args)
-
-    def run_backward(*args: object) -> list[torch.Tensor]:
-        if backward and args[0].device.type == "cpu" and not reference_only():
-            return backward(*_contiguous(args))
-        return _reference_gradient(reference, args[:-1], n_tensors)
-
     def keep(ctx: object, inputs: tuple, output: object) -> None:
         tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
         ctx.save_for_backward(*tensors)
         ctx.settings = inputs[len(tensors) :]
 
     torch.library.define(op_name, f"({schema}) -> Tensor")
-    torch.library.impl(op_name, "default", run_forward)
+    _implement(op_name, reference, forward, gpu[:1])
     torch.library.register_fake(op_name, fake or reference)
     op = getattr(torch.ops.nextham, name)
     if gradient:
@@ -81,7 +79,11 @@ def define(
         return op
 
     torch.library.define(backward_name, f"(Tensor grad, {schema}, bool[] needs) -> Tensor[]")
-    torch.library.impl(backward_name, "default", run_backward)
+
+    def reference_backward(*args: object) -> list[torch.Tensor]:
+        return _reference_gradient(reference, args[:-1], n_tensors)
+
+    _implement(backward_name, reference_backward, backward or reference_backward, gpu[1:])
     op_backward = getattr(torch.ops.nextham, f"{name}_backward")
 
     torch.library.register_fake(backward_name, lambda grad, *args: [torch.empty_like(t) for t in args[:n_tensors]])
@@ -126,6 +128,30 @@ def define(
     torch.library.register_autograd(op_name, pull, setup_context=keep)
     torch.library.register_autograd(backward_name, pull_multilinear if linear_part else pull_again, setup_context=keep)
     return op
+
+
+def _implement(op_name: str, reference: Callable, cpu: Callable, gpu: tuple[str, ...]) -> None:
+    """Gives the dispatcher what runs on each device."""
+
+    def on_cpu(*args: object) -> object:
+        if reference_only():
+            return reference(*args)
+        if not interpreted():
+            return cpu(*_contiguous(args)) if cpu is not reference else reference(*args)
+        # What a GPU would run; CuPy has no interpreter.
+        return gpu_kernel(gpu[0])(*_contiguous(args)) if gpu and ".kernel." in gpu[0] else reference(*args)
+
+    def on_cuda(*args: object) -> object:
+        if reference_only() or not gpu:
+            return reference(*args)
+        with torch.cuda.device_of(args[0]):
+            return gpu_kernel(gpu[0])(*_contiguous(args))
+
+    torch.library.impl(op_name, "default", reference)
+    torch.library.impl(op_name, "cpu", on_cpu)
+    torch.library.impl(op_name, "cuda", on_cuda)
+    if gpu:
+        GPU_KERNELS[op_name] = gpu[0]
 
 
 def _sum(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:

@@ -1,22 +1,33 @@
 """Fixtures and marks shared by all tests."""
 
+import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nextham_kernels import loading
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+REQUIRED = {word for word in os.environ.get("NEXTHAM_REQUIRE", "").split(",") if word}
+
+# Read when triton is imported: without a GPU its kernels run by the interpreter.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselects the tests of the reference data where a checkout stands alone."""
-    if SHARED.is_dir():
-        return
-    absent = [item for item in items if item.get_closest_marker("shared")]
-    config.hook.pytest_deselected(items=absent)
-    items[:] = [item for item in items if not item.get_closest_marker("shared")]
+    """Deselects the tests of what is not there: the reference data of a checkout that stands alone, triton."""
+    absent = set() if SHARED.is_dir() else {"shared"}
+    # Triton is made for Linux alone; `NEXTHAM_REQUIRE=triton-interpreted` makes its absence a failure.
+    if importlib.util.find_spec("triton") is None and "triton-interpreted" not in REQUIRED:
+        absent.add("triton")
+    dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in absent)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if item not in dropped]
 
 
 def pytest_generate_tests(metafunc):

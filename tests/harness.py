@@ -4,12 +4,15 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from unittest import mock
 
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from nextham_kernels import registration
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_d
+from nextham_kernels.loading import gpu_kernel, use_interpreter
 
 EXACT = 1e-12
 """Two correct float64 formulations of one op, relative to the largest entry: 4000 epsilons for some thousand terms."""
@@ -91,6 +94,88 @@ def assert_threads_agree(run: Callable[[], Sequence[torch.Tensor]], tolerance: f
     for one, three, again in zip(*runs, strict=True):
         assert_close(three, one, tolerance, "three threads")
         assert torch.equal(three, again)
+
+
+@contextlib.contextmanager
+def on_gpu() -> Iterator[torch.device]:
+    """Where ops run their GPU kernels: the GPU, or the CPU with Triton's interpreter where there is none."""
+    if torch.cuda.is_available():
+        yield torch.device("cuda")
+        return
+    # Fresh memory holds NaN, so that a number nobody wrote is found.
+    torch.use_deterministic_algorithms(True)
+    try:
+        with use_interpreter():
+            yield torch.device("cpu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def assert_gpu_kernel(
+    ops: str,
+    function: Callable,
+    plain: Callable,
+    inputs: dict[str, torch.Tensor],
+    float32: float | None = None,
+    second: bool = False,
+) -> None:
+    """Compares GPU kernels with the reference, in both precisions: the result and, by name, each gradient.
+
+    Args:
+        ops: the ops whose GPU kernels must have run, such as "gate gate_backward".
+        function: calls the op with the inputs as keywords; every tensor that it reads is one of them.
+        plain: the same by the reference.
+        inputs: name → float64 tensor, or tensor of indices.
+        float32: tolerance in single precision; by default twice the reference's own error and eight epsilons.
+        second: compare the gradients of the gradients too (float64).
+    """
+    expected = _results_and_gradients(plain, inputs, second)
+    called = set()
+
+    def counted(name: str) -> Callable:
+        called.add(name)
+        return gpu_kernel(name)
+
+    with on_gpu() as device, mock.patch.object(registration, "gpu_kernel", counted):
+        moved = {name: x.to(device) for name, x in inputs.items()}
+        found = _results_and_gradients(function, moved, second)
+        single = _results_and_gradients(function, _rounded(moved), False)
+    for op in ops.split():
+        assert registration.GPU_KERNELS.get(f"nextham::{op}") in called, f"nextham::{op}: its GPU kernel did not run"
+    plain_single = _results_and_gradients(plain, _rounded(inputs), False)
+    rounded = {name: x.double() for name, x in _rounded(inputs).items() if x.is_floating_point()}
+    exact_single = _results_and_gradients(plain, {**inputs, **rounded}, False)
+    for name, value in expected.items():
+        assert_close(found[name].cpu(), value, EXACT, name)
+    for name, value in exact_single.items():
+        allowed = 2 * relative_error(plain_single[name].double(), value) + 8 * torch.finfo(torch.float32).eps
+        assert_close(single[name].cpu().double(), value, float32 or allowed, f"{name} in float32")
+
+
+def _rounded(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.float() if x.is_floating_point() else x for name, x in inputs.items()}
+
+
+def _results_and_gradients(
+    function: Callable, inputs: dict[str, torch.Tensor], second: bool
+) -> dict[str, torch.Tensor]:
+    """`result i`, `grad_<name>` and `grad2_<name>` of a random sum of the results, the same whatever the device."""
+
+    def random_sum(tensors: Sequence[torch.Tensor], seed: int) -> torch.Tensor:
+        weights = [random(*t.shape, seed=seed + i).to(t) for i, t in enumerate(tensors)]
+        return sum((w * t).sum() for w, t in zip(weights, tensors, strict=True))
+
+    leaves = {name: leaf(x) if x.is_floating_point() else x for name, x in inputs.items()}
+    floating = {name: x for name, x in leaves.items() if x.requires_grad}
+    results = _tuple(function(**leaves))
+    grads = torch.autograd.grad(random_sum(results, 100), list(floating.values()), create_graph=second)
+    found = {f"result {i}": r for i, r in enumerate(results)}
+    found |= {f"grad_{name}": g for name, g in zip(floating, grads, strict=True)}
+    if second:
+        depending = [g for g in grads if g.requires_grad]
+        again = torch.autograd.grad(random_sum(depending, 200), list(floating.values()), materialize_grads=True)
+        found |= {f"grad2_{name}": g for name, g in zip(floating, again, strict=True)}
+    return found
 
 
 def leaf(x: torch.Tensor) -> torch.Tensor:

@@ -91,6 +91,21 @@ def test_skip(edge):
     )
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_gpu_kernel(case, edge):
+    irreps = CASES[case]
+    for skip in (0, 3):
+        x = torch.cat([harness.random(5, skip, seed=1), inputs(case, 5)], dim=1)
+        harness.assert_gpu_kernel(
+            "gate gate_backward",
+            lambda x, skip=skip: gate(x, irreps, edge, skip),
+            lambda x, skip=skip: reference.gate(x, irreps, edge, skip),
+            {"x": x},
+        )
+
+
 def test_gradcheck():
     harness.gradcheck(lambda x: gate(x, CASES["plain"]), inputs("plain", 2))
 

@@ -183,7 +183,7 @@ def test_a_missing_build_is_named(monkeypatch):
     [
         ("", "cpp"),
         ("reference", "reference"),
-        ("fast", "ValueError: NEXTHAM_KERNELS: expected 'reference' or nothing, got 'fast'"),
+        ("fast", "ValueError: NEXTHAM_KERNELS: expected 'reference', 'triton-interpreted' or nothing, got 'fast'"),
     ],
 )
 def test_one_switch(mode, expected):

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["gate", "gate_input_irreps"]
 
-_op = define("gate", "Tensor x, str irreps_out, bool edge, int skip", reference.gate, cpu.forward, cpu.backward)
+_op = define(
+    "gate",
+    "Tensor x, str irreps_out, bool edge, int skip",
+    reference.gate,
+    cpu.forward,
+    cpu.backward,
+    gpu=("gate.kernel.forward", "gate.kernel.backward"),
+)
 
 
 def gate(x: torch.Tensor, irreps_out: IrrepsLike, edge: bool = False, skip: int = 0) -> torch.Tensor:
