@@ -103,11 +103,13 @@ class Module {
   X(gram) \
   X(layer_norm_silu) \
   X(norm) \
+  X(projector_product) \
   X(radial_basis) \
   X(rotation) \
   X(spherical_harmonics) \
   X(tensor_product) \
-  X(tracegrad)
+  X(tracegrad) \
+  X(two_center)
 // clang-format on
 
 #define NEXTHAM_DECLARE(op) void bind_##op(Module& m);

@@ -1,4 +1,4 @@
-"""Coefficients of the rotation group, exact in float64 and cached: Wigner 3j symbols and Wigner D matrices.
+"""Coefficients of the rotation group, exact in float64 and cached: Wigner 3j symbols, Gaunt coefficients, Wigner D.
 
 Conventions are e3nn's: the components of an irrep l are m = −l … l, and the vector behind l = 1 is (y, z, x). So with
 cartesian (x, y, z) vectors permuted to (y, z, x), component m is the usual real spherical harmonic of that m.
@@ -16,7 +16,7 @@ import torch
 if TYPE_CHECKING:
     from e3nn import o3
 
-__all__ = ["IrrepsLike", "dim_of", "irreps_of", "wigner_3j", "wigner_d"]
+__all__ = ["IrrepsLike", "dim_of", "gaunt", "irreps_of", "wigner_3j", "wigner_d"]
 
 IrrepsLike: TypeAlias = "str | o3.Irreps"
 
@@ -111,6 +111,27 @@ def _real_harmonics(l: int) -> np.ndarray:
         basis[l - m, [l - m, l + m]] = -1j, 1
         basis[l + m, [l - m, l + m]] = 1j * (-1) ** m, (-1) ** m
     return basis
+
+
+@functools.cache
+def gaunt(l1: int, l2: int, l3: int) -> torch.Tensor:
+    """Returns the integrals ∫ Y_l1,i Y_l2,j Y_l3,k dΩ of real harmonics with ∫ Y² dΩ = 1, m = −l … l.
+
+    √((2l₁+1)(2l₂+1)(2l₃+1)/4π) C_000 C_ijk with C = wigner_3j(l1, l2, l3), whose sign C_000 makes good.
+
+    Args:
+        l1: first degree.
+        l2: second degree.
+        l3: third degree, |l1 − l2| ≤ l3 ≤ l1 + l2; all is zero where l1 + l2 + l3 is odd.
+
+    Returns:
+        [2 l1 + 1, 2 l2 + 1, 2 l3 + 1], float64.
+
+    Raises:
+        ValueError: degrees that do not couple.
+    """
+    c = wigner_3j(l1, l2, l3)
+    return c * c[l1, l2, l3] * math.sqrt((2 * l1 + 1) * (2 * l2 + 1) * (2 * l3 + 1) / (4 * math.pi))
 
 
 def wigner_d(rotation: torch.Tensor, l_max: int) -> list[torch.Tensor]:

@@ -40,6 +40,7 @@ _KERNELS = {
     "layer_norm_silu_vjp": {"cpu": "cpp", "cuda": "reference"},
     "norm": {"cpu": "cpp", "cuda": "reference"},
     "number_text": {"cpu": "cpp"},
+    "projector_product": {"cpu": "cpp", "cuda": "reference"},
     "radial_basis": {"cpu": "cpp", "cuda": "reference"},
     "rotate_to_edges": {"cpu": "cpp", "cuda": "reference"},
     "rotate_to_nodes": {"cpu": "cpp", "cuda": "reference"},
@@ -48,6 +49,7 @@ _KERNELS = {
     "tensor_product": {"cpu": "cpp", "cuda": "reference"},
     "tensor_product_conv": {"cpu": "cpp", "cuda": "reference"},
     "tensor_product_linear": {"cpu": "cpp", "cuda": "reference"},
+    "two_center": {"cpu": "cpp", "cuda": "reference"},
 }
 """Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""
 

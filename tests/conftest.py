@@ -46,6 +46,14 @@ def instruction_set(request, monkeypatch) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session", autouse=True)
+def table_cache(tmp_path_factory):
+    """Tables of H(0) are kept in a folder of this run, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEXTHAM_CACHE", str(tmp_path_factory.mktemp("tables")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The reference data beside the checkout; only for tests marked `shared`."""

@@ -12,7 +12,6 @@ real matrices. Without spin-orbit coupling P = 1, and V_0 is all there is.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,13 +26,12 @@ from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.structure import Structure
 from nextham.units import BOHR, RYDBERG, SYMBOLS
+from nextham_kernels.ops.projector_product import projector_product
 
 __all__ = ["angular_momentum", "nonlocal_potential"]
 
-_ByElements: TypeAlias = dict[tuple[int, int], tuple[np.ndarray, torch.Tensor]]
-
-_CHUNK = 1 << 12
-"""Pairs of orbital atoms around a projector's atom that are multiplied at a time: some 100 MB."""
+_CHUNK = 1 << 11
+"""Blocks that are made at a time: some 100 MB for the largest published elements."""
 
 
 def angular_momentum(l: int) -> np.ndarray:
@@ -50,7 +48,10 @@ def angular_momentum(l: int) -> np.ndarray:
 
 
 def nonlocal_potential(
-    structure: Structure, orbitals: Mapping[int, OrbFile], pseudopotentials: Mapping[int, Pseudopotential]
+    structure: Structure,
+    orbitals: Mapping[int, OrbFile],
+    pseudopotentials: Mapping[int, Pseudopotential],
+    graph: Graph | None = None,
 ) -> Blocks:
     """Returns V_NL of a structure, for all pairs of orbitals that reach a common projector.
 
@@ -60,65 +61,77 @@ def nonlocal_potential(
         structure: any structure; the result is that of its wrapped form, as everywhere.
         orbitals: atomic number → orbitals.
         pseudopotentials: atomic number → pseudopotential.
+        graph: edges of the result, among them all that V_NL has; by default just these.
 
     Returns:
         V_NL in eV: n_spin 4 and complex128 where a pseudopotential has spin-orbit coupling, else n_spin 1 and float64.
 
     Raises:
-        ValueError: an element without orbitals or pseudopotential.
+        ValueError: an element without orbitals or pseudopotential, or a graph that lacks an edge of V_NL.
     """
     for name, given in (("orbitals", orbitals), ("pseudopotentials", pseudopotentials)):
         missing = [SYMBOLS[z] for z in structure.species() if z not in given]
         if missing:
             raise ValueError(f"{name}: none for {', '.join(missing)}")
-    species = [z for z in structure.species() if pseudopotentials[z].l]
-    left = {z: Radial.of_orbitals(orbitals[z]) for z in structure.species()}
-    right = {z: Radial.of_projectors(pseudopotentials[z]) for z in species}
-    basis = Basis({z: radial.l for z, radial in left.items()})
-    near = _projector_graph(structure, left, right)
-    strengths = {z: _strengths(pseudopotentials[z]) for z in species}
+    radials = {z: Radial.of_orbitals(orbitals[z]) for z in structure.species()}
+    projectors = {z: Radial.of_projectors(pseudopotentials[z]) for z in structure.species() if pseudopotentials[z].l}
+    basis = Basis({z: radial.l for z, radial in radials.items()})
+    near = _projector_graph(structure, projectors, radials)
+    # Atoms that see the same projectors: edges first[t] and second[t] of `near` begin at the same atom.
+    first, second = _common_sources(near)
+    triples = Graph(near.structure, near.dst[first], near.dst[second], near.R[second] - near.R[first])
+    distinct, edge = _distinct(triples)
+    if graph is None:
+        graph = distinct
+    elif distinct.n_edges:
+        place = graph.find(distinct)
+        if (place < 0).any():
+            raise ValueError(f"graph: lacks {(place < 0).sum()} of the {len(place)} pairs of atoms that V_NL couples")
+        edge = place[edge]
     n_parts = 4 if any(pseudopotentials[z].spin_orbit for z in structure.species()) else 1
-    # Atoms that see the same projectors: edges first[t] and second[t] of `near` end at the same atom.
-    first, second = _common_targets(near)
-    triples = Graph(near.structure, near.src[first], near.src[second], near.R[first] - near.R[second])
-    graph, edge = _distinct(triples)
-    parts = Blocks.zeros(graph, basis, n_parts)
-    bra, ket = _projections(near, left, right, strengths, n_parts)
-    numbers = near.structure.numbers
-    shape = np.stack([numbers[near.src[first]], numbers[near.dst[first]], numbers[near.src[second]]], axis=1)
-    for z_a, z_p, z_b in np.unique(shape, axis=0):
-        of_kind = np.flatnonzero((shape == (z_a, z_p, z_b)).all(axis=1))
-        for start in range(0, len(of_kind), _CHUNK):
-            t = of_kind[start : start + _CHUNK]
-            (rows_a, values_a), (rows_b, values_b) = bra[z_a, z_p], ket[z_b, z_p]
-            a = values_a[torch.from_numpy(rows_a[first[t]])]
-            b = values_b[torch.from_numpy(rows_b[second[t]])]
-            blocks = torch.bmm(a.flatten(1, 2), b.transpose(1, 2)).unflatten(1, a.shape[1:3])
-            here, place = np.unique(edge[t], return_inverse=True)
-            total = torch.zeros((len(here), *blocks.shape[1:]), dtype=torch.float64)
-            total.index_add_(0, torch.from_numpy(place), blocks)
-            parts.data[parts.index(here)] += total.numpy() * RYDBERG
-    return parts if n_parts == 1 else _spinor(parts)
+    result = Blocks.zeros(graph, basis, n_parts, np.complex128 if n_parts == 4 else np.float64)
+    strengths = {z: torch.from_numpy(_strengths(pseudopotentials[z])[:n_parts] * RYDBERG) for z in projectors}
+    row, values = _projections(near, projectors, radials)
+    by_edge = np.argsort(edge, kind="stable")
+    pairs, edge = np.stack([row[first], row[second]], axis=1)[by_edge], edge[by_edge]
+    carrier = near.structure.numbers[near.src[first[by_edge]]]
+    of_carrier = {int(z): (pairs[carrier == z], edge[carrier == z]) for z in np.unique(carrier)}
+    for z_a, z_b, edges in element_pairs(graph):
+        for start in range(0, len(edges), _CHUNK):
+            some, total = edges[start : start + _CHUNK], 0.0
+            for z, (pairs, edge) in of_carrier.items():
+                begin, end = (np.searchsorted(edge, some, side) for side in ("left", "right"))
+                which, starts = _ranges(begin, end)
+                if len(which):
+                    arrays = (torch.from_numpy(x) for x in (pairs[which], starts))
+                    total += projector_product(values[z, z_a], values[z, z_b], strengths[z], *arrays).numpy()
+            if isinstance(total, np.ndarray):
+                result.put(some, total if n_parts == 1 else _spinor(total))
+    return result
 
 
-def _projector_graph(structure: Structure, left: Mapping[int, Radial], right: Mapping[int, Radial]) -> Graph:
-    """Every atom i with every atom A whose projectors its orbitals reach, i→A."""
-    orbital = np.array([left[int(z)].cutoff for z in structure.numbers]) * BOHR
-    projector = np.array([right[int(z)].cutoff if z in right else -np.inf for z in structure.numbers]) * BOHR
+def _projector_graph(structure: Structure, projectors: Mapping[int, Radial], radials: Mapping[int, Radial]) -> Graph:
+    """Every atom A with every atom i whose orbitals reach its projectors, A→i, sorted by A."""
+    orbital = np.array([radials[int(z)].cutoff for z in structure.numbers]) * BOHR
+    projector = np.array([projectors[int(z)].cutoff if z in projectors else -np.inf for z in structure.numbers]) * BOHR
     reach = float(orbital.max(initial=0.0) + max(0.0, projector.max(initial=0.0)))
     graph = neighbour_graph(structure, max(reach, 1e-3))
-    return graph.select(graph.distance() < orbital[graph.src] + projector[graph.dst])
+    near = np.flatnonzero(graph.distance() < projector[graph.src] + orbital[graph.dst])
+    return graph.select(near[np.argsort(graph.src[near], kind="stable")])
 
 
-def _common_targets(near: Graph) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of edges with the same dst, each pair in both orders, and each edge with itself."""
-    order = np.argsort(near.dst, kind="stable")
-    counts = np.bincount(near.dst, minlength=near.structure.n_atoms)
-    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    repeats = counts[near.dst[order]]
-    ends = np.cumsum(repeats)
-    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - repeats, repeats)
-    return np.repeat(order, repeats), order[np.repeat(starts[near.dst[order]], repeats) + within]
+def _common_sources(near: Graph) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of edges with the same src, each pair in both orders, and each edge with itself."""
+    counts = np.bincount(near.src, minlength=near.structure.n_atoms)
+    starts = np.cumsum(counts) - counts
+    second, _ = _ranges(starts[near.src], (starts + counts)[near.src])
+    return np.repeat(np.arange(near.n_edges), counts[near.src]), second
+
+
+def _ranges(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """begin_i, … end_i − 1 for all i, one after the other, and where each begins in that list, its length last."""
+    starts = np.concatenate([[0], np.cumsum(end - begin)])
+    return np.repeat(begin - starts[:-1], end - begin) + np.arange(starts[-1]), starts
 
 
 def _distinct(graph: Graph) -> tuple[Graph, np.ndarray]:
@@ -150,24 +163,21 @@ def _strengths(pseudo: Pseudopotential) -> np.ndarray:
 
 
 def _projections(
-    near: Graph, left: Mapping[int, Radial], right: Mapping[int, Radial], strengths: Mapping[int, np.ndarray], n: int
-) -> tuple[_ByElements, _ByElements]:
-    """⟨φ|β⟩ times the strengths [e, n, a, c], and ⟨φ|β⟩ [e, a, c], by elements, each with the row of every edge."""
-    bra, ket = {}, {}
+    near: Graph, projectors: Mapping[int, Radial], radials: Mapping[int, Radial]
+) -> tuple[np.ndarray, dict[tuple[int, int], torch.Tensor]]:
+    """⟨β|φ⟩ by elements [e, c, a], and the row of every edge in that of its elements."""
+    row, values = np.zeros(near.n_edges, dtype=np.int64), {}
     vector = torch.from_numpy(near.vector() / BOHR)
-    for z, z_p, edges in element_pairs(near):
-        values = TwoCenterTable(left[z], right[z_p])(vector[edges])[0]
-        row = np.zeros(near.n_edges, dtype=np.int64)
+    for z_p, z, edges in element_pairs(near):
+        values[z_p, z] = TwoCenterTable(projectors[z_p], radials[z])(vector[edges])[0]
         row[edges] = np.arange(len(edges))
-        ket[z, z_p] = row, values
-        bra[z, z_p] = row, torch.einsum("eac,ncd->enad", values, torch.from_numpy(strengths[z_p][:n]))
-    return bra, ket
+    return row, values
 
 
-def _spinor(parts: Blocks) -> Blocks:
-    """V_0 + i V·σ of the four real matrices."""
-    result = Blocks.zeros(parts.graph, parts.basis, 4, np.complex128)
-    for _, _, edges, blocks in parts.groups():
-        v0, vx, vy, vz = np.moveaxis(blocks, 1, 0)
-        result.put(edges, np.stack([v0 + 1j * vz, vy + 1j * vx, -vy + 1j * vx, v0 - 1j * vz], axis=1))
+def _spinor(parts: np.ndarray) -> np.ndarray:
+    """V_0 + i V·σ of the four real matrices [e, 4, a, b]."""
+    result = np.empty(parts.shape, dtype=np.complex128)
+    v0, vx, vy, vz = (parts[:, k] for k in range(4))
+    for spin, real, imaginary in ((0, v0, vz), (1, vy, vx), (2, -vy, vx), (3, v0, -vz)):
+        result.real[:, spin], result.imag[:, spin] = real, imaginary
     return result

@@ -24,11 +24,12 @@ from nextham.block_layouts import element_pairs
 from nextham.blocks import Blocks
 from nextham.graph import Graph, neighbour_graph
 from nextham.h0.radial import Radial
+from nextham.h0.table_cache import cached_table, content_key
 from nextham.io.orb import OrbFile
 from nextham.structure import Structure
 from nextham.units import BOHR, RYDBERG, SYMBOLS
-from nextham_kernels.clebsch_gordan import wigner_3j
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
+from nextham_kernels.ops.two_center import two_center, two_center_columns
 
 __all__ = ["TwoCenterTable", "orbital_graph", "overlap_and_kinetic"]
 
@@ -45,6 +46,8 @@ _CHUNK = 1 << 14
 class TwoCenterTable:
     """Integrals of the functions of one atom with those of another, as a function of the vector between them.
 
+    The table comes from the disk where it was made before (`table_cache`).
+
     Args:
         left: functions around 0.
         right: functions around R.
@@ -54,27 +57,9 @@ class TwoCenterTable:
     def __init__(self, left: Radial, right: Radial, powers: Sequence[int] = (0,)) -> None:
         self.left, self.right, self.powers = left, right, tuple(powers)
         self.cutoff = left.cutoff + right.cutoff
-        # The integrand is even in q and its Fourier transform ends at 2·cutoff, so the trapezoid rule is exact for any
-        # step below π/cutoff; 10 % less leaves room for the points beyond the cutoff.
-        step = math.pi / (1.1 * self.cutoff + 4 * SPACING)
-        n_q, n_r = int(Q_MAX / step) + 1, int(self.cutoff / SPACING) + 6
-        q = step * np.arange(1, n_q + 1)
-        left_q, right_q = left.transform(q), right.transform(q)
-        weights = 8 * step * q[None] ** (2 + 2 * np.array(self.powers)[:, None])
-        columns, self._terms, start = [], [], 0
-        for la in sorted(set(left.l)):
-            for lb in sorted(set(right.l)):
-                f = left_q[[i for i, l in enumerate(left.l) if l == la]]
-                g = right_q[[i for i, l in enumerate(right.l) if l == lb]]
-                product = np.einsum("pq,aq,bq->pabq", weights, f, g).reshape(-1, n_q)
-                for degree in range(abs(la - lb), la + lb + 1, 2):
-                    sign = (-1) ** ((la - lb - degree) // 2)
-                    columns.append(sign * (product @ _bessel(degree, n_q, step, n_r)).T)
-                    stop = start + len(product)
-                    self._terms.append((la, lb, degree, slice(start, stop), (len(self.powers), len(f), len(g))))
-                    start = stop
-        self._table = torch.from_numpy(np.concatenate(columns, axis=1))
-        self._l_max = max(left.l) + max(right.l)
+        functions = (x for radial in (left, right) for x in (radial.l, radial.r_f, radial.dr))
+        key = content_key([*functions, self.powers, Q_MAX, SPACING])
+        self._table = torch.from_numpy(cached_table("two-center", key, self._tabulate))
 
     def __call__(self, vector: torch.Tensor) -> torch.Tensor:
         """Returns the integrals at vectors R, differentiable in them (not at R = 0).
@@ -86,33 +71,31 @@ class TwoCenterTable:
             [p, e, a, b], float64; zero from the cutoff on.
         """
         distance = torch.where((vector == 0).all(dim=1), torch.zeros_like(vector[:, 0]), _length(vector))
-        values = self._interpolated(distance)
-        harmonics = spherical_harmonics(vector, self._l_max) / math.sqrt(4 * math.pi)
-        blocks: dict[tuple[int, int], torch.Tensor] = {}
-        for la, lb, degree, columns, shape in self._terms:
-            radial = values[:, columns].reshape(-1, *shape)
-            of_degree = harmonics[:, degree**2 : (degree + 1) ** 2]
-            angular = torch.einsum("xym,em->exy", gaunt(la, lb, degree), of_degree)
-            term = torch.einsum("epab,exy->peaxby", radial, angular)
-            blocks[la, lb] = blocks[la, lb] + term if (la, lb) in blocks else term
-        result = values.new_zeros((len(self.powers), len(vector), self.left.components, self.right.components))
-        for (la, lb), block in blocks.items():
-            rows, columns = (torch.from_numpy(x.components_of(l)) for x, l in ((self.left, la), (self.right, lb)))
-            result[:, :, rows[:, None], columns] = block.reshape(*result.shape[:2], len(rows), len(columns))
-        return result
+        left, right = self.left.l, self.right.l
+        harmonics = spherical_harmonics(vector, max(left) + max(right))
+        return two_center(distance, harmonics, self._table, left, right, SPACING, self.cutoff, len(self.powers))
 
-    def _interpolated(self, distance: torch.Tensor) -> torch.Tensor:
-        """The table at distances [e] by Lagrange's polynomial through six points [e, column]."""
-        inside = distance < self.cutoff
-        x = torch.where(inside, distance, torch.zeros_like(distance)) / SPACING
-        row = x.detach().floor().long()
-        t = x - row
-        total = self._table.new_zeros((len(distance), self._table.shape[1]))
-        for i in range(6):  # row + i is the point at row + i − 2
-            others = [j for j in range(6) if j != i]
-            weight = math.prod([(t + 2 - j) / (i - j) for j in others])
-            total = total + (weight * inside)[:, None] * self._table[row + i]
-        return total
+    def _tabulate(self) -> np.ndarray:
+        """8 i^(l_a − l_b − L) ∫ q^(2 + 2p) f̃_a f̃_b j_L(qR) dq in the columns of `two_center_columns`."""
+        left, right, n_p = self.left.l, self.right.l, len(self.powers)
+        # The integrand is even in q and its Fourier transform ends at 2·cutoff, so the trapezoid rule is exact for any
+        # step below π/cutoff; 10 % less leaves room for the points beyond the cutoff.
+        step = math.pi / (1.1 * self.cutoff + 4 * SPACING)
+        n_q, n_r = int(Q_MAX / step) + 1, int(self.cutoff / SPACING) + 6
+        q = step * np.arange(1, n_q + 1)
+        left_q, right_q = self.left.transform(q), self.right.transform(q)
+        weights = 8 * step * q[None] ** (2 + 2 * np.array(self.powers)[:, None])
+        columns = two_center_columns(left, right, n_p)
+        table = np.empty((n_r, len(columns)))
+        of_degree = np.array([degree for degree, *_ in columns])
+        for degree in np.unique(of_degree):
+            which = np.flatnonzero(of_degree == degree)
+            p, i, j = np.array([columns[c][1:] for c in which]).T
+            # l_a − l_b − L is even.
+            sign = 1 - ((np.array(left)[i] - np.array(right)[j] - degree) // 2 % 2) * 2
+            product = sign[:, None] * weights[p] * left_q[i] * right_q[j]
+            table[:, which] = (product @ _bessel(int(degree), n_q, step, n_r)).T
+        return table
 
 
 def _length(vector: torch.Tensor) -> torch.Tensor:
@@ -127,16 +110,6 @@ def _bessel(degree: int, n_q: int, step: float, n_r: int) -> np.ndarray:
     r = SPACING * np.arange(-2, n_r - 2)
     values = spherical_jn(degree, np.outer(step * np.arange(1, n_q + 1), np.abs(r)))
     return values * np.where(r < 0, (-1) ** degree, 1)
-
-
-@functools.cache
-def gaunt(l1: int, l2: int, l3: int) -> torch.Tensor:
-    """Returns ∫ Y_l1,m1 Y_l2,m2 Y_l3,m3 dΩ of real harmonics [2 l1 + 1, 2 l2 + 1, 2 l3 + 1]; l1 + l2 + l3 is even.
-
-    It is √((2l₁+1)(2l₂+1)(2l₃+1)/4π) C_000 C with the real Wigner 3j symbol C, whose sign that of C_000 makes good.
-    """
-    c = wigner_3j(l1, l2, l3)
-    return c * c[l1, l2, l3] * math.sqrt((2 * l1 + 1) * (2 * l2 + 1) * (2 * l3 + 1) / (4 * math.pi))
 
 
 def orbital_graph(structure: Structure, radius: Mapping[int, float]) -> Graph:
