@@ -8,6 +8,8 @@ operation is a file `bench_<op>.py` with
 - problem(case, dtype, device, arguments): the inputs; its `gflop(direction)` and `gbytes(direction)` count one run, or
   are None;
 - add_arguments(parser) and label(case, arguments), for options of its own and what a line then calls the case.
+
+`python -m bench --static` prints what the GPU kernels will do (`bench/static.py`).
 """
 
 import argparse
@@ -155,6 +157,8 @@ def parse(op: str, argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["--static"]:
+        return importlib.import_module("bench.static").main(argv[1:])
     first = argparse.ArgumentParser(prog="python -m bench", description="Measures one operation.")
     first.add_argument("op", choices=operations(), help="the benchmark; `<op> --help` shows its options")
     op = first.parse_args(argv[:1]).op

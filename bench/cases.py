@@ -46,6 +46,7 @@ TINY = NextHAMConfig(
 MODEL = {
     "tiny": ModelCase("Si-1", cutoff=4.5, config=TINY),
     "si2": ModelCase("Si-1"),
+    "si4": ModelCase("Si-1", (2, 1, 1)),
     "si12": ModelCase("Si-1", (3, 2, 1)),
     "si50": ModelCase("Si-1", (5, 5, 1)),
     "gaas": ModelCase("GaAs-1"),

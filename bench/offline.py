@@ -1,0 +1,243 @@
+"""Compiles the Triton kernels without a GPU: the launches that real calls of the ops make, for any GPU's instructions.
+
+The network and the benchmarks of single ops run on the CPU; every call of an op that has a Triton kernel is made again
+with tensors on the device `meta`, and what it would launch is compiled. That needs triton as it is imported without
+`TRITON_INTERPRET`, hence a process of its own, which `compiled_kernels` starts. Such a call fails where a kernel's
+Python reads a tensor on the host, which a GPU would have to wait for.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["SHARED_MEMORY", "Call", "Kernel", "Recorder", "compiled_kernels", "network_calls", "op_calls"]
+
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Compute capability → the most shared memory of a block, bytes (CUDA C++ Programming Guide)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel as the compiler made it.
+
+    Args:
+        function: whose call launches it, such as `gate.kernel.forward`.
+        name: the Triton function.
+        signature: types of its arguments, and values of those that are constants.
+        capability: compute capability, times ten.
+        warps: warps of a block.
+        registers: of a thread.
+        spills: bytes of a thread's local memory.
+        shared: bytes of shared memory of a block.
+        narrow: program indices that are not widened to 64 bit before anything else happens to them.
+    """
+
+    function: str
+    name: str
+    signature: str
+    capability: int
+    warps: int
+    registers: int
+    spills: int
+    shared: int
+    narrow: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of an op.
+
+    Args:
+        op: its name, such as `nextham::gate` or `aten::mm`.
+        args: its arguments, tensors on the device `meta`.
+        result: what it gave, the same.
+        view: whether the result is memory of an argument.
+    """
+
+    op: str
+    args: tuple
+    result: object
+    view: bool
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every call of an op inside it, below autograd: `with Recorder() as calls`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+
+    def __enter__(self) -> list[Call]:
+        """Starts, and returns the list."""
+        super().__enter__()
+        return self.calls
+
+    def __torch_dispatch__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        """Runs the op and notes it."""
+        result = func(*args, **(kwargs or {}))
+        view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+        self.calls.append(Call(func._schema.name, _on_meta(args), _on_meta(result), view))
+        return result
+
+
+def _on_meta(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_on_meta, value))
+    return value
+
+
+def compiled_kernels(capabilities: Sequence[int], functions: str = "") -> list[Kernel]:
+    """Compiles every launch of the recorded calls in a process of its own.
+
+    Args:
+        capabilities: compute capabilities, times ten.
+        functions: only those whose name contains this.
+
+    Raises:
+        RuntimeError: something does not compile; the compiler's words are in the sentence.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    root = Path(__file__).resolve().parents[1]
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (root, root / "python", os.environ.get("PYTHONPATH", ""))))
+    command = [sys.executable, "-m", "bench.offline", functions, *map(str, capabilities)]
+    run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"kernels: they do not compile:\n{run.stderr[-4000:]}")
+    return [Kernel(**line) for line in map(json.loads, run.stdout.splitlines())]
+
+
+class _Elsewhere:
+    """The driver of a GPU that is not there; each capability is a device."""
+
+    def __init__(self) -> None:
+        self.capability = 90
+
+    def get_current_target(self) -> object:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str) -> Iterator[Kernel]:
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    from nextham_kernels.loading import gpu_kernel
+    from nextham_kernels.registration import GPU_KERNELS
+
+    elsewhere, launches, seen = _Elsewhere(), [], set()
+    driver.set_active(elsewhere)
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *args: object, grid: object, warmup: bool, **kwargs: object) -> None:
+        if not callable(grid):
+            assert all(size < limit for size, limit in zip(grid, (2**31, 65536, 65536), strict=False)), f"grid: {grid}"
+        # Sizes that are divisible by 16 or equal to one make kernels of their own, which do not differ enough to count.
+        named = dict(zip(self.arg_names, args, strict=False)) | kwargs
+        constants = {param.name for param in self.params if param.is_constexpr} | (kwargs.keys() - {*self.arg_names})
+        key = (
+            self.fn,
+            elsewhere.capability,
+            *((k, v if k in constants else getattr(v, "dtype", type(v))) for k, v in sorted(named.items())),
+        )
+        if key not in seen:
+            seen.add(key)
+            launches.append((self.fn.__name__, run(self, *args, grid=grid, warmup=True, **kwargs)))
+
+    JITFunction.run = compile_only
+    for call in calls:
+        name = GPU_KERNELS.get(call.op, "")
+        if ".kernel." not in name or functions not in name:
+            continue
+        for elsewhere.capability in capabilities:
+            gpu_kernel(name)(*call.args)
+            for function, kernel in launches:
+                yield _described(name, function, elsewhere.capability, kernel)
+            launches.clear()
+
+
+def _described(name: str, function: str, capability: int, kernel: object) -> Kernel:
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        tool = knobs.nvidia.cuobjdump.path
+        used = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", used)}
+    ttir, source = kernel.asm["ttir"], kernel.src
+    constants = {source.fn.arg_names[path[0]]: value for path, value in source.constants.items()}
+    words = (f"{arg}={constants[arg]}" if arg in constants else kind for arg, kind in source.signature.items())
+    indices = re.findall(r"(%\w+) = tt.get_program_id", ttir)
+    uses = [line for index in indices for line in ttir.splitlines() if re.search(rf"\W{index[1:]}\b", line)]
+    narrow = sum("arith.extsi" not in line and "get_program_id" not in line for line in uses)
+    return Kernel(
+        name,
+        function,
+        ", ".join(words),
+        capability,
+        kernel.metadata.num_warps,
+        numbers["REG"],
+        numbers["STACK"] + numbers.get("LOCAL", 0),
+        kernel.metadata.shared,
+        narrow,
+    )
+
+
+@functools.cache
+def network_calls(training: bool, case: str = "si2") -> tuple[Call, ...]:
+    """Returns the calls of the ensemble on strained silicon: inference, or a training step."""
+    module = importlib.import_module("bench.bench_model")
+    problem = module.problem(case, torch.float32, torch.device("cpu"), _options("model", ["--networks", "4"]))
+    run = module.IMPLEMENTATIONS["edge_frame"](problem)["train" if training else "forward"]
+    run()  # what is folded once is not part of a step
+    with Recorder() as calls:
+        run()
+    return tuple(calls)
+
+
+def _options(op: str, options: Sequence[str] = ()) -> object:
+    return importlib.import_module("bench.__main__").parse(op, list(options))
+
+
+def op_calls() -> Iterator[Call]:
+    """Yields the calls of the benchmarks of single ops, in both precisions, on their first case."""
+    main = importlib.import_module("bench.__main__")
+    for op in main.operations():
+        if op in ("csr_text", "model", "network"):
+            continue
+        module, arguments = importlib.import_module(f"bench.bench_{op}"), _options(op)
+        for dtype in (torch.float32, torch.float64):
+            problem = module.problem(arguments.case, dtype, torch.device("cpu"), arguments)
+            runs = next(iter(module.IMPLEMENTATIONS.values()))(problem)
+            with Recorder() as calls:
+                for run in runs.values():
+                    run()
+            yield from calls
+
+
+if __name__ == "__main__":
+    every = [*network_calls(False), *network_calls(True), *op_calls()]
+    for kernel in _compile(every, [int(word) for word in sys.argv[2:]], sys.argv[1]):
+        print(json.dumps(dataclasses.asdict(kernel)), flush=True)
