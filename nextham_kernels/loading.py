@@ -38,10 +38,10 @@ _KERNELS = {
     "irreps_to_blocks": {"cpu": "cpp", "cuda": "reference"},
     "layer_norm_silu": {"cpu": "cpp", "cuda": "reference"},
     "layer_norm_silu_vjp": {"cpu": "cpp", "cuda": "reference"},
-    "norm": {"cpu": "cpp", "cuda": "reference"},
+    "norm": {"cpu": "cpp", "cuda": "triton"},
     "number_text": {"cpu": "cpp"},
     "projector_product": {"cpu": "cpp", "cuda": "reference"},
-    "radial_basis": {"cpu": "cpp", "cuda": "reference"},
+    "radial_basis": {"cpu": "cpp", "cuda": "triton"},
     "rotate_to_edges": {"cpu": "cpp", "cuda": "reference"},
     "rotate_to_nodes": {"cpu": "cpp", "cuda": "reference"},
     "segment_softmax": {"cpu": "cpp", "cuda": "reference"},
@@ -183,12 +183,20 @@ def gpu_kernel(name: str) -> Callable:
     return getattr(importlib.import_module(f"nextham_kernels.ops.{module}"), function)
 
 
+@functools.cache
 def _check_interpreter() -> None:
     _installed("triton", "the interpreter")
-    from triton.runtime.interpreter import InterpretedFunction
-
-    if not isinstance(importlib.import_module("triton.language").cdiv, InterpretedFunction):
+    interpreter = importlib.import_module("triton.runtime.interpreter")
+    if not isinstance(importlib.import_module("triton.language").cdiv, interpreter.InterpretedFunction):
         raise RuntimeError("the interpreter: expected TRITON_INTERPRET=1 set before triton is imported")
+    # Bounds of loops are arrays of one number in Triton 3.6, which numpy 2.4 does not take for a number.
+    patch = interpreter._patch_lang_tensor
+
+    def patch_with_index(tensor: type, scope: object) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_with_index
 
 
 def _installed(package: str, what: str) -> None:

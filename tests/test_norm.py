@@ -79,6 +79,21 @@ def test_forward(case, edge, dtype):
     harness.assert_as_exact_as_reference(kernel, plain, [t.to(dtype) for t in tensors.values()])
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+@pytest.mark.parametrize("edge", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_gpu_kernel(case, edge, floor):
+    kernel, plain, tensors = both_layouts(case, edge)
+    tensors["x"] = tensors["x"][:5]
+    harness.assert_gpu_kernel(
+        "norm norm_backward",
+        lambda **t: kernel(**t, floor=floor),
+        lambda **t: plain(**t, floor=floor),
+        tensors,
+    )
+
+
 @pytest.mark.parametrize("edge", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_kernel_gradients(case, edge):

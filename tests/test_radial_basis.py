@@ -27,6 +27,17 @@ def test_forward(dtype):
     )
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("n", [2, 9, 64])
+def test_gpu_kernel(n):
+    harness.assert_gpu_kernel(
+        "radial_basis radial_basis_backward",
+        lambda r: radial_basis(r, n, 10.0),
+        lambda r: reference.radial_basis(r, n, 10.0),
+        {"r": 4 * harness.random(5).abs()},
+    )
+
+
 def test_instruction_sets_agree(instruction_set):
     kernel, plain = lambda r: radial_basis(r, 9, 3.0), lambda r: reference.radial_basis(r, 9, 3.0)
     distance = harness.random(harness.EDGES).abs()

@@ -31,6 +31,7 @@ _op = define(
     reference.norm,
     cpu.forward,
     cpu.backward,
+    gpu=("norm.kernel.forward", "norm.kernel.backward"),
 )
 
 

@@ -17,7 +17,14 @@ from nextham_kernels.registration import define
 
 __all__ = ["radial_basis"]
 
-_op = define("radial_basis", "Tensor distance, int n, float stop", reference.radial_basis, cpu.forward, cpu.backward)
+_op = define(
+    "radial_basis",
+    "Tensor distance, int n, float stop",
+    reference.radial_basis,
+    cpu.forward,
+    cpu.backward,
+    gpu=("radial_basis.kernel.forward", "radial_basis.kernel.backward"),
+)
 
 
 def radial_basis(distance: torch.Tensor, n: int, stop: float) -> torch.Tensor:
