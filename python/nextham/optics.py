@@ -3,15 +3,18 @@
     σ_cd(E) = π e²/(ħ V) Σ_q w_q Σ_mn (f_m − f_n)/(ε_n − ε_m) P^c_mn P^d_nm δ(ε_n − ε_m − E),  E = ħω > 0
     ε₂,cd(E) = ħ σ_cd(E)/(ε₀ E)
 
-    P^c_mn = C_m† [∂H/∂k_c − ½(ε_m + ε_n) ∂S/∂k_c] C_n  (= ħ times the velocity)
+P is ħ times the velocity. Phases are those of the vectors between atoms, and to P belong the dipoles of the orbitals
+around the middle of the bond,
 
-**Approximation.** H and S do not say where an orbital's charge lies, so matrix elements of the position are missing.
-They are taken as ⟨φ_a,0|r|φ_b,R⟩ = ½(τ_a + τ_b + R) S_ab(R), the middle between the two atoms; with phases of the
-vectors between atoms that gives the P above. Dipoles between orbitals of one atom (s–p and so on) are neglected. Group
-velocities (m = n) do not need them and are exact. Intraband (Drude) transitions are left out: a metal's σ at small E is
-too small. One-particle levels: no excitons, no local fields, and the gap is that of H. Errors of P grow towards high
-empty levels, where coefficients are large: for silicon in 2s2p1d, ∫σ gives 6 electrons up to 6 eV, 10 up to 12 eV and
-22 up to 18 eV, of the 8 that there are. `Optics.electrons` shows how far a spectrum can be trusted.
+    P^c_mn = C_m† [∂H/∂k_c − ½(ε_m + ε_n) ∂S/∂k_c − i (ε_n − ε_m) d^c] C_n,
+    d_ab(R) = ⟨φ_a,0|r|φ_b,R⟩ − ½(τ_a + τ_b + R) S_ab(R)
+
+With the position matrix this is exact for the given H and orbitals (non-local potentials included). **Approximation**
+where it is not given: H and S do not say where an orbital's charge lies, and d is left out. Dipoles between orbitals of
+one atom (s–p and so on) are then neglected, and errors of P grow towards high empty levels, where coefficients are
+large. Group velocities (m = n) do not need d. Intraband (Drude) transitions are left out: a metal's σ at small E is too
+small. One-particle levels: no excitons, no local fields, and the gap is that of H. A small basis has too few empty
+levels: `Optics.electrons` shows how far a spectrum can be trusted.
 
 Source: D. A. Greenwood, Proc. Phys. Soc. 71, 585 (1958); for orbitals that overlap T. G. Pedersen, K. Pedersen,
 T. B. Kriestensen, Phys. Rev. B 63, 201101 (2001) (matrix elements of tight-binding models).
@@ -20,7 +23,7 @@ T. B. Kriestensen, Phys. Rev. B 63, 201101 (2001) (matrix elements of tight-bind
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +33,17 @@ import torch
 
 from nextham.blocks import Blocks
 from nextham.fermi import mesh_size, monkhorst_pack
-from nextham.kspace import bloch_pairs, has_time_reversal, solve
+from nextham.kspace import BlochMatrix, bloch_pairs, has_time_reversal, solve
 from nextham_kernels.ops.eigh import Eigh
 from nextham_kernels.threads import map_serial
 
-__all__ = ["APPROXIMATION", "Optics", "optical_conductivity"]
+__all__ = ["APPROXIMATION", "EXACT", "Optics", "optical_conductivity"]
 
 APPROXIMATION = "interband; position matrix elements at bond centres, no dipoles inside atoms"
-"""What pictures and files say about it."""
+"""What pictures and files say about a spectrum without the position matrix."""
+
+EXACT = "interband; position matrix elements of the orbitals"
+"""What they say about one with it."""
 
 _CONDUCTANCE = scipy.constants.e**2 / scipy.constants.hbar * 1e10
 """e²/ħ in S/m times Å."""
@@ -62,6 +68,7 @@ class Optics:
         width: σ of the Gaussian that stands for δ, eV: exp(−x²/σ²).
         size: the mesh of k-points.
         volume: of the cell, Å³.
+        method: `EXACT` or `APPROXIMATION`.
     """
 
     energies: np.ndarray
@@ -69,6 +76,7 @@ class Optics:
     width: float
     size: tuple[int, int, int]
     volume: float
+    method: str = APPROXIMATION
 
     def electrons(self) -> np.ndarray:
         """Returns n(E) = 2 m V/(π e²) ∫₀^E tr σ/3 dω [m] (trapezoids), the valence electrons in an exact spectrum."""
@@ -93,7 +101,7 @@ class Optics:
         names = ["energy_eV", *(f"sigma_{p}_S/m" for p in pairs), *(f"eps2_{p}" for p in pairs)]
         names += [*(f"im_sigma_{p}_S/m" for p in pairs[3:]), "electrons"]
         head = [
-            f"# {APPROXIMATION}",
+            f"# {self.method}",
             f"# gaussian width {self.width:g} eV, mesh {self.size[0]} x {self.size[1]} x {self.size[2]}",
             ",".join(names),
         ]
@@ -111,6 +119,7 @@ def optical_conductivity(
     smearing: float = 0.05,
     progress: Callable[[int, int], None] | None = None,
     threshold: float | None = None,
+    position: Sequence[Blocks] | None = None,
 ) -> Optics:
     """Returns σ on a Γ-centred mesh, halved by time reversal where H has it; formulas are on the module's page.
 
@@ -124,9 +133,12 @@ def optical_conductivity(
         smearing: of the occupations f = ½ erfc((ε − E_F)/smearing), eV.
         progress: called with the number of k-points done and their total.
         threshold: canonical orthogonalisation, see `kspace.bands_at`.
+        position: matrices of x, y and z, Å (`nextham.h0.position_matrix`, `nextham.io.position_file.read_position`);
+            None: the approximation.
 
     Raises:
-        ValueError: energies, a width or a smearing that are not positive; and as `kspace.bands_at`.
+        ValueError: energies, a width or a smearing that are not positive; position matrices of other atoms or another
+            basis; and as `kspace.bands_at`.
     """
     energies = np.asarray(energies, dtype=np.float64)
     if energies.ndim != 1 or not len(energies) or not (energies > 0).all() or not np.isfinite(energies).all():
@@ -137,16 +149,20 @@ def optical_conductivity(
     size = mesh_size(structure, 0.15) if size is None else size
     kpoints, weights = monkhorst_pack(size, reversal)
     pairs, done = bloch_pairs(hamiltonian, overlap, interatomic=True), 0
+    dipoles = [] if position is None else _dipoles(hamiltonian, overlap, position)
     photons = torch.from_numpy(energies)
     tensor = torch.zeros(9, len(energies), dtype=torch.complex128)
     for h, s in pairs:
-        for group, found in solve(h, s, kpoints, vectors=True, threshold=threshold, matrices=12):
+        for group, found in solve(h, s, kpoints, vectors=True, threshold=threshold, matrices=15):
             slope = [m.derivative(group) for m in (h, s)]
+            dipole = torch.stack([d.at(group) for d in dipoles], dim=1) if dipoles else None
             shares = weights[done % len(kpoints) :][: len(group)]
 
-            def of_point(q: int, found: Eigh = found, slope: list[torch.Tensor] = slope) -> torch.Tensor:
+            def of_point(
+                q: int, found: Eigh = found, slope: list[torch.Tensor] = slope, dipole: torch.Tensor | None = dipole
+            ) -> torch.Tensor:
                 one = (found.values[q], found.vectors[q], slope[0][q], slope[1][q])
-                return _transitions(*one, efermi, photons, width, smearing)
+                return _transitions(*one, None if dipole is None else dipole[q], efermi, photons, width, smearing)
 
             for share, part in zip(shares, map_serial(of_point, range(len(group))), strict=True):
                 tensor += share * part
@@ -158,7 +174,25 @@ def optical_conductivity(
     tensor = electrons * np.pi * _CONDUCTANCE / volume * tensor.T.reshape(-1, 3, 3).numpy()
     # The levels at −k give the complex conjugate.
     tensor = tensor.real.astype(np.complex128) if reversal else tensor
-    return Optics(energies, tensor, float(width), tuple(int(n) for n in size), float(volume))
+    method = APPROXIMATION if position is None else EXACT
+    return Optics(energies, tensor, float(width), tuple(int(n) for n in size), float(volume), method)
+
+
+def _dipoles(hamiltonian: Blocks, overlap: Blocks, position: Sequence[Blocks]) -> list[BlochMatrix]:
+    """The dipoles d of x, y and z."""
+    overlap = overlap.spinless()
+    result = []
+    for c, matrix in enumerate(position):
+        graph = matrix.graph
+        same = np.array_equal(graph.structure.numbers, hamiltonian.graph.structure.numbers)
+        if len(position) != 3 or matrix.n_spin != 1 or not same or matrix.basis != hamiltonian.basis:
+            raise ValueError(
+                "position: expected three matrices with n_spin 1 of the atoms and basis of the Hamiltonian"
+            )
+        middle = graph.structure.positions[graph.src, c] + graph.vector()[:, c] / 2
+        around = matrix.data - np.repeat(middle, matrix.sizes) * overlap.on(graph).data
+        result.append(BlochMatrix(matrix.like(around), 2 if hamiltonian.n_spin == 4 else 1, interatomic=True))
+    return result
 
 
 def _transitions(
@@ -166,6 +200,7 @@ def _transitions(
     vectors: torch.Tensor,
     slope_h: torch.Tensor,
     slope_s: torch.Tensor,
+    dipole: torch.Tensor | None,
     efermi: float,
     photons: torch.Tensor,
     width: float,
@@ -180,6 +215,8 @@ def _transitions(
     left, right = vectors[:, origin], vectors[:, aim]
     low, high = values[origin][:, None], values[aim][None, :]
     p = left.mH @ slope_h @ right - 0.5 * (low + high) * (left.mH @ slope_s @ right)
+    if dipole is not None:
+        p = p - 1j * (high - low) * (left.mH @ dipole @ right)
     gap, occupied = high - low, filled[origin][:, None] - filled[aim][None, :]
     m, n = ((gap > 1e-6) & (gap < photons.max() + 6 * width) & (occupied > 1e-12)).nonzero().T
     p, gap, occupied = p[:, m, n], gap[m, n], occupied[m, n]

@@ -6,7 +6,7 @@ import os
 
 from nextham.dos import DensityOfStates
 from nextham.figure import empty_figure
-from nextham.optics import APPROXIMATION, Optics
+from nextham.optics import Optics
 
 __all__ = ["plot_dos", "plot_optics"]
 
@@ -62,5 +62,5 @@ def plot_optics(optics: Optics, path: str | os.PathLike[str], title: str = "") -
     above.set(ylabel="Re σ (10$^6$ S/m)", xlim=(0, optics.energies[-1]), title=title)
     below.set(ylabel="ε$_2$", xlabel="photon energy (eV)")
     above.legend(frameon=False)
-    figure.supxlabel(APPROXIMATION, fontsize=7, color="0.4")
+    figure.supxlabel(optics.method, fontsize=7, color="0.4")
     figure.savefig(path, dpi=300)

@@ -56,3 +56,14 @@ def integrals(first, second, vector):
     right = polynomial(second, r - vector)
     kinetic = polynomial(second, r - vector, kinetic=True)
     return left.T @ right, left.T @ kinetic
+
+
+def position(first, second, vector):
+    """x, y and z counted from the first shell's atom, between two shells [3, 2 l_a + 1, 2 l_b + 1]."""
+    (_, a), (_, b) = first, second
+    node, weight = np.polynomial.hermite.hermgauss(10)
+    grid = np.stack(np.meshgrid(node, node, node, indexing="ij"), axis=-1).reshape(-1, 3) / math.sqrt(a + b)
+    weights = np.einsum("i,j,k->ijk", weight, weight, weight).reshape(-1) * (a + b) ** -1.5
+    weights *= math.exp(-a * b / (a + b) * float(vector @ vector))
+    r = grid + vector * b / (a + b)
+    return np.einsum("pk,pa,pb,p->kab", r, polynomial(first, r), polynomial(second, r - vector), weights)

@@ -1,22 +1,29 @@
 """Computes the optical conductivity and ε₂ by the Kubo-Greenwood formula, and draws them.
 
-Interband transitions between the levels of H(k) C = S(k) C E, from H, S and their derivatives with respect to k.
-Approximation: H and S do not hold the matrix elements of the position. They are taken at the middle of the bond, so
-dipoles between orbitals of one atom are neglected; intraband (Drude) terms, excitons and local fields are left out.
-The spectrum is meant for transitions of some eV; the number of electrons in its sum rule is printed as a check.
+Interband transitions between the levels of H(k) C = S(k) C E, from H, S, their derivatives with respect to k and the
+matrix elements of the position. These come from the orbitals (--basis) or from a file of ABACUS (--position; rr.csr or
+data-rR-sparse.csr beside the matrices is found). Without either they are approximated: taken at the middle of the bond,
+dipoles between orbitals of one atom neglected. Intraband (Drude) terms, excitons and local fields are left out. The
+number of electrons in the sum rule is printed as a check: a small basis has too few empty levels for all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nextham.cli.kspace import add_kspace_arguments
+
+if TYPE_CHECKING:
+    from nextham.blocks import Blocks
+    from nextham.cli.sources import Source
 
 SUMMARY = "optical conductivity and ε₂ (Kubo-Greenwood, interband): CSV and picture"
 EXAMPLES = """\
   nextham optics Si-1
   nextham optics Si-1 --mesh 16 16 16 --max-energy 8 --width 0.05 -o silicon-optics
+  nextham optics Si-1 --basis DIR
   nextham optics hrs1_nao.csr --overlap srs1_nao.csr --structure STRU --electrons 8"""
 
 
@@ -26,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-energy", type=float, default=10.0, metavar="EV", help="of the photons (default 10)")
     parser.add_argument("--step", type=float, default=0.02, metavar="EV", help="of the energies (default 0.02)")
     parser.add_argument("--width", type=float, default=0.1, metavar="EV", help="of the lines: exp(-x²/width²)")
+    parser.add_argument("--basis", metavar="DIR", help="folder of .orb files: exact position matrix elements")
+    parser.add_argument("--position", metavar="FILE", help="position matrix as ABACUS writes it (rr.csr), instead")
     parser.add_argument("-o", "--output", default="optics", metavar="NAME", help="writes NAME.png and NAME.csv")
 
 
@@ -35,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     from nextham.cli.kspace import fermi_energy, read_pair
     from nextham.cli.progress import bar
-    from nextham.optics import APPROXIMATION, optical_conductivity
+    from nextham.optics import optical_conductivity
     from nextham.spectra_plot import plot_optics
 
     if not 0 < args.step < args.max_energy:
@@ -53,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             args.width,
             progress=progress,
             threshold=args.threshold,
+            position=_position(source, args.basis, args.position),
         )
     base = Path(args.output)
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +70,24 @@ def run(args: argparse.Namespace) -> int:
     optics.to_csv(table)
     plot_optics(optics, picture, source.structure.formula())
     mesh = " x ".join(map(str, optics.size))
-    print(f"{label}: mesh {mesh}; {APPROXIMATION}")
+    print(f"{label}: mesh {mesh}; {optics.method}")
     print(f"{optics.electrons()[-1]:.2f} electrons in the sum rule up to {energies[-1]:g} eV: {table}, {picture}")
     return 0
+
+
+def _position(source: Source, basis: str | None, position: str | None) -> tuple[Blocks, Blocks, Blocks] | None:
+    """The position matrix: from orbitals, from a file, or from a file beside the matrices."""
+    if basis is not None and position is not None:
+        raise ValueError("basis, position: give one of them")
+    if basis is not None:
+        from nextham.h0 import position_matrix
+        from nextham.io.basis_directory import read_orbitals
+
+        return position_matrix(source.structure, read_orbitals(basis, source.structure.numbers))
+    folder = source.path if source.path.is_dir() else source.path.parent
+    beside = [p for p in (folder / "rr.csr", folder / "data-rR-sparse.csr") if p.is_file()]
+    if position is None and not beside:
+        return None
+    from nextham.io.position_file import read_position
+
+    return read_position(position or beside[0], source.structure, source.basis)

@@ -31,7 +31,7 @@ from nextham.units import BOHR, RYDBERG, SYMBOLS
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
 from nextham_kernels.ops.two_center import two_center, two_center_columns
 
-__all__ = ["TwoCenterTable", "orbital_graph", "overlap_and_kinetic"]
+__all__ = ["TwoCenterTable", "orbital_blocks", "orbital_graph", "overlap_and_kinetic"]
 
 Q_MAX = 100.0
 """Largest wave number, 1/Bohr: 40 misses 4e-4 Ry of the kinetic energy of a published orbital (Bi f), 100 1e-6."""
@@ -132,6 +132,23 @@ def orbital_graph(structure: Structure, radius: Mapping[int, float]) -> Graph:
     return graph.select(distance < reach[graph.src] + reach[graph.dst])
 
 
+def orbital_blocks(structure: Structure, orbitals: Mapping[int, OrbFile]) -> tuple[dict[int, Radial], Blocks]:
+    """Returns the radial functions by element, and a matrix of zeros for all pairs of orbitals that reach each other.
+
+    Raises:
+        ValueError: as `overlap_and_kinetic`.
+    """
+    missing = [SYMBOLS[z] for z in structure.species() if z not in orbitals]
+    if missing:
+        raise ValueError(f"orbitals: none for {', '.join(missing)}")
+    if not structure.n_atoms:
+        raise ValueError("structure: expected at least one atom")
+    radials = {z: Radial.of_orbitals(orbitals[z]) for z in structure.species()}
+    basis = Basis({z: radial.l for z, radial in radials.items()})
+    graph = orbital_graph(structure, {z: radial.cutoff * BOHR for z, radial in radials.items()})
+    return radials, Blocks.zeros(graph, basis, 1)
+
+
 def overlap_and_kinetic(structure: Structure, orbitals: Mapping[int, OrbFile]) -> tuple[Blocks, Blocks]:
     """Returns the overlap S and the kinetic energy T of a structure's orbitals, for all pairs that reach each other.
 
@@ -147,15 +164,9 @@ def overlap_and_kinetic(structure: Structure, orbitals: Mapping[int, OrbFile]) -
     Raises:
         ValueError: an element without orbitals, a structure without atoms, or two atoms at the same place.
     """
-    missing = [SYMBOLS[z] for z in structure.species() if z not in orbitals]
-    if missing:
-        raise ValueError(f"orbitals: none for {', '.join(missing)}")
-    if not structure.n_atoms:
-        raise ValueError("structure: expected at least one atom")
-    radials = {z: Radial.of_orbitals(orbitals[z]) for z in structure.species()}
-    basis = Basis({z: radial.l for z, radial in radials.items()})
-    graph = orbital_graph(structure, {z: radial.cutoff * BOHR for z, radial in radials.items()})
-    overlap, kinetic = Blocks.zeros(graph, basis, 1), Blocks.zeros(graph, basis, 1)
+    radials, overlap = orbital_blocks(structure, orbitals)
+    graph = overlap.graph
+    kinetic = Blocks.zeros(graph, overlap.basis, 1)
     vector = torch.from_numpy(graph.vector() / BOHR)
     for z_src, z_dst, edges in element_pairs(graph):
         table = TwoCenterTable(radials[z_src], radials[z_dst], (0, 1))
