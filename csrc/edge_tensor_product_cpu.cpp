@@ -179,15 +179,6 @@ void sum_edges(const Part& p, const Term* term, const T* x, std::int64_t x_tile,
   }
 }
 
-// Calls f with the constant n, 1 ≤ n ≤ N.
-template <int N = kOutputs, typename F>
-void with_constant(int n, const F& f) {
-  if constexpr (N > 1) {
-    if (n < N) return with_constant<N - 1>(n, f);
-  }
-  f(std::integral_constant<int, N>{});
-}
-
 // f(N, o, half, pair) for outputs o … o + N - 1 of a part; half is the vector of the tile that comes first.
 template <typename T, typename F>
 void each_pair(const Part& p, const F& f) {
@@ -196,7 +187,7 @@ void each_pair(const Part& p, const F& f) {
   const Pair pair = two ? Pair{p.x_stride * kWidth<T>, 0, p.y_stride * kWidth<T>} : Pair{w, w, w};
   for (std::int64_t half = 0; half < (two ? 2 * w : w); half += w)
     for (std::int32_t o = 0; o < p.n; o += kOutputs)
-      with_constant(std::min(kOutputs, p.n - o), [&](auto n) { f(n, o, half, pair); });
+      with_constant<kOutputs>(std::min(kOutputs, p.n - o), [&](auto n) { f(n, o, half, pair); });
 }
 
 // radial_weight: empty where radial_ holds r itself; then r = radial_weight t + radial_bias is made tile by tile.
@@ -300,7 +291,7 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& radial_
       T* w = own.get() + omp_get_thread_num() * n_own;
       for (const Part* p = q.part; p < q.part + q.n_parts; w += p->n_terms * p->n, ++p)
         for (std::int32_t o = 0; o < p->n; o += kOutputs)
-          with_constant(std::min(kOutputs, p->n - o), [&](auto n) {
+          with_constant<kOutputs>(std::min(kOutputs, p->n - o), [&](auto n) {
             sum_edges<n()>(*p, q.term + p->term, tiles_x.get(), size_x, tiles_radial.get(), size_radial,
                            tiles_g.get() + (p->y + o) * kWidth<T>, size_g, n_tiles, w + o * p->n_terms);
           });

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -99,6 +100,15 @@ Buffer<T> buffer(std::int64_t n) {
   std::size_t bytes = std::max<std::int64_t>(n, 1) * sizeof(T);
   T* numbers = static_cast<T*>(Pool::own().take(bytes));
   return Buffer<T>(numbers, Free{bytes});
+}
+
+// Calls f with the constant n, 1 ≤ n ≤ N.
+template <int N, typename F>
+__attribute__((always_inline)) inline void with_constant(int n, const F& f) {
+  if constexpr (N > 1) {
+    if (n < N) return with_constant<N - 1>(n, f);
+  }
+  f(std::integral_constant<int, N>{});
 }
 
 // The two vectors that exchange the off-diagonal quarters of (a; b), cut in pieces of S lanes.

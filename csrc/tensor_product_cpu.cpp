@@ -25,13 +25,13 @@
 #include "lanes.h"
 #include "module.h"
 #include "rows.h"
+#include "tensor_product_mix.h"
+#include "tensor_product_tables.h"
+#include "tiles.h"
 
 namespace NEXTHAM_ISA {
 namespace {
 
-// Outputs of a mix of channels in registers, each with up to kComponents vectors.
-constexpr int kOutputs = kVectorBytes == 64 ? 8 : 4;
-constexpr int kComponents = 3;
 // Channels that share a load of M.
 constexpr int kBlock = 4;
 // Tiles whose shared-weight gradient is summed before the lanes are: the sum over lanes costs 3 instructions a weight.
@@ -41,225 +41,127 @@ constexpr std::int32_t kBatch = 512;
 // Rows of weights up to this length are transposed whole, longer ones path by path: 256 kB for 16 rows of float32.
 constexpr std::int64_t kWholeWeights = 4096;
 
-// One path; the plan's page (plan.py) says the same in words.
-struct Path {
-  std::int32_t a_second;           // whether a is the second operand
-  std::int32_t a, da, b, db;       // where the blocks begin, and numbers per channel
-  std::int32_t out, dk;            // where its block begins in the chunk
-  std::int32_t weight, n_weights;  // where its weights begin, -1 without; their number
-  std::int32_t n_w;                // outputs of a mix, 0 where each pair has its own output
-  std::int32_t group, n_groups;
-  std::int32_t nonzero, n_nonzeros;
-  std::int32_t by_k, by_i;  // where its row pointers begin
-  std::int32_t own;         // place of its shared weights among those without a mix
-};
-// Pairs (u, v) of one channel of b: channels a … a + n - 1, pairs q, q + q_step …, outputs likewise.
-struct Group {
-  std::int32_t b, a, n, q, q_step, out, out_step;
-};
-// M_ik ≠ 0, sorted by k then i; its entries end before `end`.
-struct Nonzero {
-  std::int32_t i, k, end;
-};
-struct Chunk {
-  std::int32_t path, n_paths, out, d;
-};
 // Part of a group whose products lie at `position` of a batch.
 struct Segment {
   const Group* group;
   std::int32_t first, n, position;
 };
 
-// Calls f with the constant n, 1 ≤ n ≤ N.
-template <int N, typename F>
-__attribute__((always_inline)) inline void with_constant(int n, const F& f) {
-  if constexpr (N > 1) {
-    if (n < N) return with_constant<N - 1>(n, f);
-  }
-  f(std::integral_constant<int, N>{});
-}
-
-// The rows of a tile in a matrix [., d], some of them picked or summed by an index.
-template <typename T>
-struct Lines {
-  T* row[kLanes<T>];
-
-  Lines(T* base, std::int64_t d, const std::int64_t* index, std::int64_t first, std::int64_t end, T* none) {
-    for (int lane = 0; lane < kLanes<T>; ++lane) {
-      const std::int64_t e = first + lane;
-      row[lane] = e < end ? base + (index ? index[e] : e) * d : none;
-    }
-  }
-  void at(std::int64_t offset, T* (&to)[kLanes<T>]) const {
-    for (int lane = 0; lane < kLanes<T>; ++lane) to[lane] = row[lane] + offset;
-  }
-  void read(std::int64_t offset, std::int64_t d, std::remove_const_t<T>* tile) const {
-    T* from[kLanes<T>];
-    at(offset, from);
-    rows_to_tile<std::remove_const_t<T>>(from, d, tile, kLanes<T>);
-  }
-  void write(std::int64_t offset, std::int64_t d, const T* tile) const {
-    T* to[kLanes<T>];
-    at(offset, to);
-    tile_to_rows<T>(tile, kLanes<T>, d, to);
-  }
-  // Adds lane after lane, as several may be the same row; `between` holds kLanes d numbers.
-  void add(std::int64_t offset, std::int64_t d, const T* tile, T* between) const {
-    T* to[kLanes<T>];
-    for (int lane = 0; lane < kLanes<T>; ++lane) to[lane] = between + lane * d;
-    tile_to_rows<T>(tile, kLanes<T>, d, to);
-    for (int lane = 0; lane < kLanes<T>; ++lane)
-      for (std::int64_t c = 0; c < d; ++c) row[lane][offset + c] += to[lane][c];
-  }
-};
-
-// The weights of one path: none, one number for all rows, or a tile.
-enum class Weights { none, shared, rows };
-
-template <Weights kind, typename T>
-__attribute__((always_inline)) inline Vector<T> weight_at(const T* w, std::int64_t i) {
-  if constexpr (kind == Weights::rows) return load(w + i * kLanes<T>);
-  if constexpr (kind == Weights::shared) return w[i] - Vector<T>{};
-  return T(1) - Vector<T>{};
-}
-
-// A table of the plan, read where it lies.
-template <typename S, typename T = std::int32_t>
-class Table {
- public:
-  explicit Table(const Array<T>& a)
-      : data_(reinterpret_cast<const S*>(in(a))), size_(a.size() * sizeof(T) / sizeof(S)) {}
-  const S* begin() const { return data_; }
-  const S* end() const { return data_ + size_; }
-  const S& operator[](std::int64_t i) const { return data_[i]; }
-
- private:
-  const S* data_;
-  std::int64_t size_;
-};
-
-using Ints = Array<std::int32_t>;
 using Index = Array<std::int64_t>;
+
+// Rows x[pick[e]], y[edge[e]] and weights of edge[e] give a product that goes to row into[e]; without indices all are
+// e.
+template <typename T>
+struct Operands {
+  const T *x, *y, *weight;
+  const std::int64_t *pick, *edge, *into;
+  std::int64_t n, d1, d2, d3, d_w;
+  bool rows;  // whether each row has weights of its own
+
+  Operands(const Array<T>& x_, const Array<T>& y_, const Array<T>& weight_, const Index& pick_, const Index& edge_,
+           const Index& into_, const Array<T>& out)
+      : x(in(x_)),
+        y(in(y_)),
+        weight(in(weight_)),
+        pick(pick_.size() ? in(pick_) : nullptr),
+        edge(edge_.size() ? in(edge_) : nullptr),
+        into(into_.size() ? in(into_) : nullptr),
+        n(edge ? edge_.size() : y_.shape(0)),
+        d1(x_.shape(1)),
+        d2(y_.shape(1)),
+        d3(out.shape(1)),
+        d_w(weight_.shape(weight_.ndim() - 1)),
+        rows(weight_.ndim() == 2) {}
+};
+
+// Null where a gradient is not wanted.
+template <typename T>
+struct Gradients {
+  T *x, *y, *weight;
+};
 
 template <typename T>
 class Plan {
  public:
-  Plan(const Ints& paths, const Ints& groups, const Ints& nonzeros, const Ints& entries, const Array<T>& coefficients,
-       const Ints& pointers, const Ints& order, const Ints& chunks)
-      : paths_(paths),
-        groups_(groups),
-        nonzeros_(nonzeros),
-        entry_(entries),
-        pointer_(pointers),
-        order_(order),
-        chunks_(chunks),
-        coefficient_(coefficients) {
-    for (const Path& p : paths_) {
-      most_nonzeros_ = std::max(most_nonzeros_, p.n_nonzeros);
-      most_weights_ = std::max(most_weights_, p.n_weights);
-      most_da_ = std::max(most_da_, p.da);
-      if (p.n_w) {
-        mixes_ = true;
-        most_z_ = std::max(most_z_, batch_of(p) * p.dk);
-      } else {
-        n_own_ += p.n_weights;
-      }
-    }
-    for (const Chunk& c : chunks_) most_chunk_ = std::max(most_chunk_, c.d);
+  Plan(const Array<std::int32_t>& tables, const Array<T>& coefficients) : t_(tables, coefficients) {
+    for (const Path& p : t_.paths)
+      if (p.n_w) most_z_ = std::max(most_z_, batch_of(p) * p.dk);
   }
 
-  void forward(const Array<T>& x_, const Array<T>& y_, const Array<T>& weight_, const Index& pick_, const Index& edge_,
-               const Index& into_, Array<T>& out_) const {
-    const T *x = in(x_), *y = in(y_), *weight = in(weight_);
-    const std::int64_t n = edge_.size() ? edge_.size() : y_.shape(0);
-    const std::int64_t d1 = x_.shape(1), d2 = y_.shape(1), d3 = out_.shape(1);
-    const bool rows = weight_.ndim() == 2;
-    const std::int64_t d_w = weight_.shape(weight_.ndim() - 1);
-    const std::int64_t *pick = index_of(pick_), *edge = index_of(edge_), *into = index_of(into_);
-    T* out = ::out(out_);
-    if (into) std::fill_n(out, out_.size(), T(0));
-    over_threads(n, 1, into, [&](int, std::int64_t begin, std::int64_t end) {
-      Scratch s(*this, d1, d2, d3, rows ? d_w : 0, 1, false);
+  // Products that go to rows of `into` are added.
+  void forward(const Operands<T>& o, T* out) const {
+    over_threads(o.n, 1, o.into, [&](int, std::int64_t begin, std::int64_t end) {
+      Scratch s(*this, o, 1, false);
       for (std::int64_t first = begin; first < end; first += kLanes<T>) {
-        const Lines<const T> lx(x, d1, pick, first, end, s.zeros.get()), ly(y, d2, edge, first, end, s.zeros.get());
-        const Lines<const T> lw(weight, d_w, edge, first, end, s.zeros.get());
-        const Lines<T> lo(out, d3, into, first, end, s.nowhere.get());
-        lx.read(0, d1, s.x.get());
-        ly.read(0, d2, s.y.get());
-        if (rows && d_w <= kWholeWeights) lw.read(0, d_w, s.w.get());
-        for (const Chunk& c : chunks_) {
+        const Lines<const T> lx(o.x, o.d1, o.pick, first, end, s.zeros.get());
+        const Lines<const T> ly(o.y, o.d2, o.edge, first, end, s.zeros.get());
+        const Lines<const T> lw(o.weight, o.d_w, o.edge, first, end, s.zeros.get());
+        const Lines<T> lo(out, o.d3, o.into, first, end, s.nowhere.get());
+        lx.read(0, o.d1, s.x.get());
+        ly.read(0, o.d2, s.y.get());
+        if (o.rows && o.d_w <= kWholeWeights) lw.read(0, o.d_w, s.w.get());
+        for (const Chunk& c : t_.chunks) {
           std::fill_n(s.g.get(), c.d * kLanes<T>, T(0));
-          for (const Path* p = &paths_[c.path]; p < paths_.begin() + c.path + c.n_paths; ++p) {
-            const T* w = weight + std::max(p->weight, 0);
-            if (rows && p->weight >= 0) w = tile_of_weights(*p, lw, d_w, s.w.get());
-            with_weights(*p, rows, [&](auto kind) { run<kind()>(*p, w, s); });
+          for (const Path* p = &t_.paths[c.path]; p < t_.paths.begin() + c.path + c.n_paths; ++p) {
+            const T* w = o.weight + std::max(p->weight, 0);
+            if (o.rows && p->weight >= 0) w = tile_of_weights(*p, lw, o.d_w, s.w.get());
+            with_weights(*p, o.rows, [&](auto kind) { run<kind()>(*p, w, s); });
           }
-          into ? lo.add(c.out, c.d, s.g.get(), s.between.get()) : lo.write(c.out, c.d, s.g.get());
+          o.into ? lo.add(c.out, c.d, s.g.get(), s.between.get()) : lo.write(c.out, c.d, s.g.get());
         }
       }
     });
   }
 
-  // The gradients that are wanted; grad_weight of shared weights comes as zeros. With indices, `pick` is sorted, and
-  // grad_x sums the rows that share one.
-  void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& y_, const Array<T>& weight_,
-                const Index& pick_, const Index& edge_, const Index& into_, bool wants_x, bool wants_y,
-                bool wants_weight, Array<T>& grad_x_, Array<T>& grad_y_, Array<T>& grad_weight_) const {
-    const T *grad = in(grad_), *x = in(x_), *y = in(y_), *weight = in(weight_);
-    const std::int64_t n = edge_.size() ? edge_.size() : y_.shape(0);
-    const std::int64_t d1 = x_.shape(1), d2 = y_.shape(1), d3 = grad_.shape(1);
-    const bool rows = weight_.ndim() == 2;
-    const std::int64_t d_w = weight_.shape(weight_.ndim() - 1);
-    const std::int64_t *pick = index_of(pick_), *edge = index_of(edge_), *into = index_of(into_);
-    T *grad_x = ::out(grad_x_), *grad_y = ::out(grad_y_), *grad_weight = ::out(grad_weight_);
-    const bool own = wants_weight && !rows;
-    const int n_tiles = own && mixes_ ? kTiles : 1;
+  // Gradients of shared weights are added; with indices `pick` is sorted, and the rows that share one are added to
+  // grad.x.
+  void backward(const Operands<T>& o, const T* grad, const Gradients<T>& to) const {
+    const bool own = to.weight && !o.rows, whole = o.d_w <= kWholeWeights;
+    const int n_tiles = own && t_.mixes ? kTiles : 1;
     const std::int64_t n_most = omp_get_max_threads();
-    const auto sums_own = buffer<T>(own ? n_most * d_w : 0);
-    if (own) std::fill_n(sums_own.get(), n_most * d_w, T(0));
-    if (pick && wants_x) std::fill_n(grad_x, grad_x_.size(), T(0));
-    over_threads(n, n_tiles, pick, [&](int thread, std::int64_t begin, std::int64_t end) {
-      Scratch s(*this, d1, d2, d3, rows ? d_w : 0, n_tiles, true);
-      s.wants_a[0] = s.wants_b[1] = wants_x;
-      s.wants_a[1] = s.wants_b[0] = wants_y;
-      s.wants_weight = wants_weight;
-      s.total = sums_own.get() + (own ? thread * d_w : 0);
-      if (own) std::fill_n(s.own.get(), n_own_ * kLanes<T>, T(0));
+    const auto sums_own = buffer<T>(own ? n_most * o.d_w : 0);
+    if (own) std::fill_n(sums_own.get(), n_most * o.d_w, T(0));
+    over_threads(o.n, n_tiles, o.pick, [&](int thread, std::int64_t begin, std::int64_t end) {
+      Scratch s(*this, o, n_tiles, true);
+      s.wants_a[0] = s.wants_b[1] = to.x;
+      s.wants_a[1] = s.wants_b[0] = to.y;
+      s.wants_weight = to.weight;
+      s.total = sums_own.get() + (own ? thread * o.d_w : 0);
+      if (own) std::fill_n(s.own.get(), t_.n_own * kLanes<T>, T(0));
       for (std::int64_t first = begin; first < end; first += n_tiles * kLanes<T>) {
         for (int t = 0; t < n_tiles; ++t) {
           const std::int64_t e = first + t * kLanes<T>;
-          Lines<const T>(x, d1, pick, e, end, s.zeros.get()).read(0, d1, s.x.get() + t * s.size_x);
-          Lines<const T>(y, d2, edge, e, end, s.zeros.get()).read(0, d2, s.y.get() + t * s.size_y);
+          Lines<const T>(o.x, o.d1, o.pick, e, end, s.zeros.get()).read(0, o.d1, s.x.get() + t * s.size_x);
+          Lines<const T>(o.y, o.d2, o.edge, e, end, s.zeros.get()).read(0, o.d2, s.y.get() + t * s.size_y);
         }
         std::fill_n(s.pull_x.get(), n_tiles * s.size_x, T(0));
         std::fill_n(s.pull_y.get(), n_tiles * s.size_y, T(0));
-        const Lines<const T> lw(weight, d_w, edge, first, end, s.zeros.get());
-        const Lines<T> lgw(grad_weight, d_w, edge, first, end, s.nowhere.get());
-        if (rows && d_w <= kWholeWeights) lw.read(0, d_w, s.w.get());
-        for (const Chunk& c : chunks_) {
+        const Lines<const T> lw(o.weight, o.d_w, o.edge, first, end, s.zeros.get());
+        const Lines<T> lgw(to.weight, o.d_w, o.edge, first, end, s.nowhere.get());
+        if (o.rows && whole) lw.read(0, o.d_w, s.w.get());
+        for (const Chunk& c : t_.chunks) {
           for (int t = 0; t < n_tiles && c.n_paths; ++t)
-            Lines<const T>(grad, d3, into, first + t * kLanes<T>, end, s.zeros.get())
+            Lines<const T>(grad, o.d3, o.into, first + t * kLanes<T>, end, s.zeros.get())
                 .read(c.out, c.d, s.g.get() + t * s.size_g);
-          for (const Path* p = &paths_[c.path]; p < paths_.begin() + c.path + c.n_paths; ++p) {
-            const T* w = weight + std::max(p->weight, 0);
-            if (rows && p->weight >= 0) w = tile_of_weights(*p, lw, d_w, s.w.get());
-            T* pull_w = s.pull_w.get() + (d_w <= kWholeWeights ? std::max(p->weight, 0) * kLanes<T> : 0);
-            with_weights(*p, rows, [&](auto kind) { pull<kind()>(*p, w, pull_w, s); });
-            if (rows && wants_weight && d_w > kWholeWeights && p->weight >= 0)
-              lgw.write(p->weight, p->n_weights, pull_w);
+          for (const Path* p = &t_.paths[c.path]; p < t_.paths.begin() + c.path + c.n_paths; ++p) {
+            const T* w = o.weight + std::max(p->weight, 0);
+            if (o.rows && p->weight >= 0) w = tile_of_weights(*p, lw, o.d_w, s.w.get());
+            T* pull_w = s.pull_w.get() + (whole ? std::max(p->weight, 0) * kLanes<T> : 0);
+            with_weights(*p, o.rows, [&](auto kind) { pull<kind()>(*p, w, pull_w, s); });
+            if (o.rows && to.weight && !whole && p->weight >= 0) lgw.write(p->weight, p->n_weights, pull_w);
           }
         }
-        if (rows && wants_weight && d_w <= kWholeWeights) lgw.write(0, d_w, s.pull_w.get());
+        if (o.rows && to.weight && whole) lgw.write(0, o.d_w, s.pull_w.get());
         for (int t = 0; t < n_tiles; ++t) {
           const std::int64_t e = first + t * kLanes<T>;
-          const Lines<T> lx(grad_x, d1, pick, e, end, s.nowhere.get());
+          const Lines<T> lx(to.x, o.d1, o.pick, e, end, s.nowhere.get());
           const T* pull_x = s.pull_x.get() + t * s.size_x;
-          if (wants_x) pick ? lx.add(0, d1, pull_x, s.between.get()) : lx.write(0, d1, pull_x);
-          if (wants_y) Lines<T>(grad_y, d2, edge, e, end, s.nowhere.get()).write(0, d2, s.pull_y.get() + t * s.size_y);
+          if (to.x) o.pick ? lx.add(0, o.d1, pull_x, s.between.get()) : lx.write(0, o.d1, pull_x);
+          if (to.y) Lines<T>(to.y, o.d2, o.edge, e, end, s.nowhere.get()).write(0, o.d2, s.pull_y.get() + t * s.size_y);
         }
       }
       if (own) {
-        for (const Path& p : paths_) {
+        for (const Path& p : t_.paths) {
           if (p.weight < 0 || p.n_w) continue;
           for (std::int32_t i = 0; i < p.n_weights; ++i)
             for (int lane = 0; lane < kLanes<T>; ++lane) s.total[p.weight + i] += s.own[(p.own + i) * kLanes<T> + lane];
@@ -268,18 +170,12 @@ class Plan {
     });
     if (own)
       for (std::int64_t t = 0; t < n_most; ++t)
-        for (std::int64_t i = 0; i < d_w; ++i) grad_weight[i] += sums_own[t * d_w + i];
+        for (std::int64_t i = 0; i < o.d_w; ++i) to.weight[i] += sums_own[t * o.d_w + i];
   }
 
  private:
-  Table<Path> paths_;
-  Table<Group> groups_;
-  Table<Nonzero> nonzeros_;
-  Table<std::int32_t> entry_, pointer_, order_;
-  Table<Chunk> chunks_;
-  Table<T, T> coefficient_;
-  std::int32_t most_nonzeros_ = 0, most_weights_ = 0, most_da_ = 0, most_z_ = 0, most_chunk_ = 0, n_own_ = 0;
-  bool mixes_ = false;
+  Tables<T> t_;
+  std::int32_t most_z_ = 0;
 
   // What one thread works in; tiles of a super-tile lie one behind the other.
   struct Scratch {
@@ -291,16 +187,15 @@ class Plan {
     bool wants_a[2] = {false, false}, wants_b[2] = {false, false}, wants_weight = false;
     T* total = nullptr;
 
-    Scratch(const Plan& plan, std::int64_t d1, std::int64_t d2, std::int64_t d3, std::int64_t d_w, int n_tiles_,
-            bool backward)
-        : size_x(d1 * kLanes<T>),
-          size_y(d2 * kLanes<T>),
-          size_g(plan.most_chunk_ * kLanes<T>),
+    Scratch(const Plan& plan, const Operands<T>& o, int n_tiles_, bool backward)
+        : size_x(o.d1 * kLanes<T>),
+          size_y(o.d2 * kLanes<T>),
+          size_g(plan.t_.most_chunk * kLanes<T>),
           size_z(plan.most_z_ * kLanes<T>),
           n_tiles(n_tiles_) {
       constexpr std::int64_t w = kLanes<T>;
-      const std::int64_t widest = std::max({d1, d2, d3, d_w, std::int64_t(1)});
-      const std::int64_t n_w = d_w <= kWholeWeights ? d_w : plan.most_weights_;
+      const std::int64_t d_w = o.rows ? o.d_w : 0, widest = std::max({o.d1, o.d2, o.d3, d_w, std::int64_t(1)});
+      const std::int64_t n_w = d_w <= kWholeWeights ? d_w : plan.t_.most_weights;
       zeros = buffer<T>(widest);
       std::fill_n(zeros.get(), widest, T(0));
       nowhere = buffer<T>(widest);
@@ -309,21 +204,20 @@ class Plan {
       y = buffer<T>(n_tiles * size_y);
       this->w = buffer<T>(n_w * w);
       g = buffer<T>(n_tiles * size_g);
-      m = buffer<T>(plan.most_nonzeros_ * w);
+      m = buffer<T>(plan.t_.most_nonzeros * w);
       z = buffer<T>(n_tiles * size_z);
-      between = buffer<T>(std::max<std::int64_t>(plan.most_chunk_, d1) * w);
+      between = buffer<T>(std::max<std::int64_t>(plan.t_.most_chunk, o.d1) * w);
       if (!backward) return;
       pull_x = buffer<T>(n_tiles * size_x);
       pull_y = buffer<T>(n_tiles * size_y);
       pull_w = buffer<T>(n_w * w);
-      pull_m = buffer<T>(plan.most_nonzeros_ * w);
+      pull_m = buffer<T>(plan.t_.most_nonzeros * w);
       pull_z = buffer<T>(size_z);
-      scaled = buffer<T>(kBlock * plan.most_da_ * w);
-      own = buffer<T>(plan.n_own_ * w);
+      scaled = buffer<T>(kBlock * plan.t_.most_da * w);
+      own = buffer<T>(plan.t_.n_own * w);
     }
   };
 
-  static const std::int64_t* index_of(const Index& index) { return index.size() ? in(index) : nullptr; }
   static std::int32_t batch_of(const Path& p) { return std::max(16, kBatch / p.dk); }
 
   // f(thread, begin, end) for a share of the rows each; shares end where the sorted index changes, if there is one.
@@ -354,23 +248,23 @@ class Plan {
   }
 
   void map_of(const Path& p, const T* b, T* m) const {
-    const Nonzero* z = &nonzeros_[p.nonzero];
+    const Nonzero* z = &t_.nonzeros[p.nonzero];
     std::int32_t e = p.nonzero ? z[-1].end : 0;
     for (std::int32_t i = 0; i < p.n_nonzeros; ++i) {
       Vector<T> sum{};
-      for (; e < z[i].end; ++e) sum += coefficient_[e] * load(b + entry_[e] * kLanes<T>);
+      for (; e < z[i].end; ++e) sum += t_.coefficients[e] * load(b + t_.entries[e] * kLanes<T>);
       store(m + i * kLanes<T>, sum);
     }
   }
   // grad_b_j += Σ c grad_M
   void pull_map(const Path& p, const T* pull_m, T* pull_b) const {
-    const Nonzero* z = &nonzeros_[p.nonzero];
+    const Nonzero* z = &t_.nonzeros[p.nonzero];
     std::int32_t e = p.nonzero ? z[-1].end : 0;
     for (std::int32_t i = 0; i < p.n_nonzeros; ++i) {
       const Vector<T> g = load(pull_m + i * kLanes<T>);
       for (; e < z[i].end; ++e) {
-        T* at = pull_b + entry_[e] * kLanes<T>;
-        store(at, load(at) + coefficient_[e] * g);
+        T* at = pull_b + t_.entries[e] * kLanes<T>;
+        store(at, load(at) + t_.coefficients[e] * g);
       }
     }
   }
@@ -379,8 +273,8 @@ class Plan {
   template <int N, Weights kind, bool add>
   __attribute__((always_inline)) inline void apply(const Path& p, const T* m, const T* a, const T* w,
                                                    std::int64_t w_step, T* out, std::int64_t out_step) const {
-    const std::int32_t* end = &pointer_[p.by_k];
-    const Nonzero* nonzero = &nonzeros_[p.nonzero];
+    const std::int32_t* end = &t_.pointers[p.by_k];
+    const Nonzero* nonzero = &t_.nonzeros[p.nonzero];
     const std::int64_t step = p.da * kLanes<T>;
     Vector<T> weight[N];
     if constexpr (kind != Weights::none) {
@@ -411,7 +305,7 @@ class Plan {
   __attribute__((always_inline)) inline void pull_block(const Path& p, const T* m, const T* a, const T* w,
                                                         std::int64_t w_step, const T* g, std::int64_t g_step, T* pull_a,
                                                         T* pull_w, T* pull_m, T* scaled) const {
-    const Nonzero* nonzero = &nonzeros_[p.nonzero];
+    const Nonzero* nonzero = &t_.nonzeros[p.nonzero];
     const std::int64_t step = p.da * kLanes<T>, g_row = g_step * kLanes<T>;
     Vector<T> weight[N], sum_w[N];
 #pragma GCC unroll 4
@@ -420,7 +314,7 @@ class Plan {
       if constexpr (kind != Weights::none) weight[n] = weight_at<kind>(w, n * w_step);
     }
     if (pull_a || pull_w) {
-      const std::int32_t *end = &pointer_[p.by_i], *order = &order_[p.nonzero];
+      const std::int32_t *end = &t_.pointers[p.by_i], *order = &t_.order[p.nonzero];
       for (std::int32_t i = 0, c = 0; i < p.da; ++i) {
         Vector<T> sum[N];
 #pragma GCC unroll 4
@@ -475,7 +369,7 @@ class Plan {
     const std::int32_t most = batch_of(p);
     s.segments.clear();
     s.q.clear();
-    for (const Group* group = &groups_[p.group]; group < groups_.begin() + p.group + p.n_groups; ++group) {
+    for (const Group* group = &t_.groups[p.group]; group < t_.groups.begin() + p.group + p.n_groups; ++group) {
       for (std::int32_t first = 0; first < group->n;) {
         const std::int32_t n = std::min<std::int32_t>(group->n - first, most - s.q.size());
         s.segments.push_back({group, first, n, static_cast<std::int32_t>(s.q.size())});
@@ -497,7 +391,7 @@ class Plan {
     const T *a = (p.a_second ? s.y : s.x).get() + p.a * l, *b = (p.a_second ? s.x : s.y).get() + p.b * l;
     T *out = s.g.get() + p.out * l, *m = s.m.get();
     if (!p.n_w) {
-      for (const Group* group = &groups_[p.group]; group < groups_.begin() + p.group + p.n_groups; ++group) {
+      for (const Group* group = &t_.groups[p.group]; group < t_.groups.begin() + p.group + p.n_groups; ++group) {
         map_of(p, b + group->b * p.db * l, m);
         for (std::int32_t n = 0; n < group->n; n += kBlock)
           with_constant<kBlock>(std::min(kBlock, group->n - n), [&](auto block) {
@@ -514,11 +408,6 @@ class Plan {
     });
   }
 
-  template <Weights kind>
-  static const T* at_weight(const T* w, std::int64_t q) {
-    return w + q * (kind == Weights::rows ? kLanes<T> : 1);
-  }
-
   // z of a segment; leaves its map in m
   void products(const Path& p, const Segment& segment, const T* a, const T* b, T* m, T* z) const {
     constexpr std::int64_t l = kLanes<T>;
@@ -529,122 +418,6 @@ class Plan {
         apply<block(), Weights::none, false>(p, m, a + (segment.group->a + segment.first + n) * p.da * l, nullptr, 0,
                                              z + (segment.position + n) * p.dk * l, p.dk);
       });
-  }
-
-  // f(N, K, o, k) for blocks of n outputs and of components
-  template <typename F>
-  static void each_tile(std::int32_t n, std::int32_t dk, const F& f) {
-    for (std::int32_t k = 0; k < dk; k += kComponents)
-      with_constant<kComponents>(std::min(kComponents, dk - k), [&](auto n_k) {
-        for (std::int32_t o = 0; o < n; o += kOutputs)
-          with_constant<kOutputs>(std::min(kOutputs, n - o), [&](auto n_o) { f(n_o, n_k, o, k); });
-      });
-  }
-
-  // out_wk += Σ_q W_qw z_qk
-  template <Weights kind>
-  static void mix(const Path& p, const T* w, const std::vector<std::int32_t>& q, const T* z, T* out) {
-    constexpr std::int64_t l = kLanes<T>;
-    each_tile(p.n_w, p.dk, [&](auto n_o, auto n_k, std::int32_t o, std::int32_t k) {
-      constexpr int N = n_o(), K = n_k();
-      Vector<T> sum[N][K];
-      T* at = out + (o * p.dk + k) * l;
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 3
-        for (int c = 0; c < K; ++c) sum[n][c] = load(at + (n * p.dk + c) * l);
-      const T* z_k = z + k * l;
-      for (const std::int32_t pair : q) {
-        Vector<T> z_c[K];
-#pragma GCC unroll 3
-        for (int c = 0; c < K; ++c) z_c[c] = load(z_k + c * l);
-        const T* row = at_weight<kind>(w, std::int64_t(pair) * p.n_w + o);
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) {
-          const Vector<T> weight = weight_at<kind>(row, n);
-#pragma GCC unroll 3
-          for (int c = 0; c < K; ++c) sum[n][c] += weight * z_c[c];
-        }
-        z_k += p.dk * l;
-      }
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 3
-        for (int c = 0; c < K; ++c) store(at + (n * p.dk + c) * l, sum[n][c]);
-    });
-  }
-
-  // grad_z_qk = Σ_w W_qw g_wk
-  template <Weights kind>
-  static void pull_mix(const Path& p, const T* w, const std::vector<std::int32_t>& q, const T* g, T* pull_z) {
-    constexpr std::int64_t l = kLanes<T>;
-    each_tile(q.size(), p.dk, [&](auto n_o, auto n_k, std::int32_t o, std::int32_t k) {
-      constexpr int N = n_o(), K = n_k();
-      Vector<T> sum[N][K];
-      const T* row[N];
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) {
-        row[n] = at_weight<kind>(w, std::int64_t(q[o + n]) * p.n_w);
-#pragma GCC unroll 3
-        for (int c = 0; c < K; ++c) sum[n][c] = Vector<T>{};
-      }
-      const T* g_k = g + k * l;
-      for (std::int32_t i = 0; i < p.n_w; ++i, g_k += p.dk * l) {
-        Vector<T> g_c[K];
-#pragma GCC unroll 3
-        for (int c = 0; c < K; ++c) g_c[c] = load(g_k + c * l);
-#pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) {
-          const Vector<T> weight = weight_at<kind>(row[n], i);
-#pragma GCC unroll 3
-          for (int c = 0; c < K; ++c) sum[n][c] += weight * g_c[c];
-        }
-      }
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n)
-#pragma GCC unroll 3
-        for (int c = 0; c < K; ++c) store(pull_z + ((o + n) * p.dk + k + c) * l, sum[n][c]);
-    });
-  }
-
-  // grad_W_qw = Σ_k z_qk g_wk: of each row, or added up over the rows of the super-tile
-  template <Weights kind>
-  static void pull_weights(const Path& p, Scratch& s, const T* g, T* pull_w) {
-    constexpr std::int64_t l = kLanes<T>;
-    for (std::size_t i = 0; i < s.q.size(); ++i) {
-      const std::int64_t place = std::int64_t(s.q[i]) * p.n_w;
-      const T* z = s.z.get() + i * p.dk * l;
-      if constexpr (kind == Weights::rows) {
-        for (std::int32_t o = 0; o < p.n_w; ++o) {
-          Vector<T> sum{};
-          for (std::int32_t k = 0; k < p.dk; ++k) sum += load(z + k * l) * load(g + (o * p.dk + k) * l);
-          store(pull_w + (place + o) * l, sum);
-        }
-      } else {
-        for (std::int32_t o = 0; o < p.n_w; o += l)
-          with_constant<kLanes<T>>(std::min<int>(l, p.n_w - o), [&](auto n_o) {
-            constexpr int N = n_o();
-            Vector<T> sum[l];
-#pragma GCC unroll 16
-            for (int n = 0; n < l; ++n) sum[n] = Vector<T>{};
-            for (int t = 0; t < s.n_tiles; ++t) {
-              const T *z_t = z + t * s.size_z, *g_t = g + t * s.size_g + o * p.dk * l;
-              for (std::int32_t k = 0; k < p.dk; ++k) {
-                const Vector<T> z_k = load(z_t + k * l);
-#pragma GCC unroll 16
-                for (int n = 0; n < N; ++n) sum[n] += z_k * load(g_t + (n * p.dk + k) * l);
-              }
-            }
-            const Vector<T> total = sums<T>(sum);
-            T* at = pull_w + place + o;
-            if constexpr (N == l) {
-              store_anywhere(at, load_anywhere(at) + total);
-            } else {
-              for (int n = 0; n < N; ++n) at[n] += total[n];
-            }
-          });
-      }
-    }
   }
 
   template <Weights kind>
@@ -661,7 +434,7 @@ class Plan {
     if (!p.n_w) {
       if (kind == Weights::shared && wants_w) pull_w = s.own.get() + p.own * l;
       for (int t = 0; t < s.n_tiles; ++t)
-        for (const Group* group = &groups_[p.group]; group < groups_.begin() + p.group + p.n_groups; ++group) {
+        for (const Group* group = &t_.groups[p.group]; group < t_.groups.begin() + p.group + p.n_groups; ++group) {
           map_of(p, b + t * size_b + group->b * p.db * l, m);
           if (wants_b) std::fill_n(pull_m, p.n_nonzeros * l, T(0));
           for (std::int32_t n = 0; n < group->n; n += kBlock)
@@ -696,29 +469,32 @@ class Plan {
         }
       }
       if constexpr (kind != Weights::none) {
-        if (wants_w) pull_weights<kind>(p, s, g, kind == Weights::shared ? s.total + p.weight : pull_w);
+        if (wants_w)
+          pull_weights<kind>(p, s.q, s.z.get(), s.size_z, g, s.size_g, s.n_tiles,
+                             kind == Weights::shared ? s.total + p.weight : pull_w);
       }
     });
   }
 };
 
 template <typename T>
-void forward(const Ints& paths, const Ints& groups, const Ints& nonzeros, const Ints& entries,
-             const Array<T>& coefficients, const Ints& pointers, const Ints& order, const Ints& chunks,
-             const Array<T>& x, const Array<T>& y, const Array<T>& weight, const Index& pick, const Index& edge,
-             const Index& into, Array<T>& out) {
-  Plan<T>(paths, groups, nonzeros, entries, coefficients, pointers, order, chunks)
-      .forward(x, y, weight, pick, edge, into, out);
+void forward(const Array<std::int32_t>& tables, const Array<T>& coefficients, const Array<T>& x, const Array<T>& y,
+             const Array<T>& weight, const Index& pick, const Index& edge, const Index& into, Array<T>& result) {
+  if (!into.size()) expect_writes(out(result), result.size() * sizeof(T));
+  Plan<T>(tables, coefficients).forward({x, y, weight, pick, edge, into, result}, out(result));
 }
 
 template <typename T>
-void backward(const Ints& paths, const Ints& groups, const Ints& nonzeros, const Ints& entries,
-              const Array<T>& coefficients, const Ints& pointers, const Ints& order, const Ints& chunks,
-              const Array<T>& grad, const Array<T>& x, const Array<T>& y, const Array<T>& weight, const Index& pick,
-              const Index& edge, const Index& into, bool wants_x, bool wants_y, bool wants_weight, Array<T>& grad_x,
-              Array<T>& grad_y, Array<T>& grad_weight) {
-  Plan<T>(paths, groups, nonzeros, entries, coefficients, pointers, order, chunks)
-      .backward(grad, x, y, weight, pick, edge, into, wants_x, wants_y, wants_weight, grad_x, grad_y, grad_weight);
+void backward(const Array<std::int32_t>& tables, const Array<T>& coefficients, const Array<T>& grad, const Array<T>& x,
+              const Array<T>& y, const Array<T>& weight, const Index& pick, const Index& edge, const Index& into,
+              bool wants_x, bool wants_y, bool wants_weight, Array<T>& grad_x, Array<T>& grad_y,
+              Array<T>& grad_weight) {
+  const auto wanted = [](bool wants, Array<T>& gradient) {
+    if (wants) expect_writes(out(gradient), gradient.size() * sizeof(T));
+    return wants ? out(gradient) : nullptr;
+  };
+  const Gradients<T> to{wanted(wants_x, grad_x), wanted(wants_y, grad_y), wanted(wants_weight, grad_weight)};
+  Plan<T>(tables, coefficients).backward({x, y, weight, pick, edge, into, grad}, in(grad), to);
 }
 
 template <typename T>

@@ -8,18 +8,20 @@ import numpy as np
 import torch
 
 from nextham_kernels.loading import kernels
-from nextham_kernels.ops.tensor_product.plan import Tables, tables
+from nextham_kernels.ops.tensor_product.plan import tables
 from nextham_kernels.ops.tensor_product.reference import product_of
 
 NO_INDICES = (np.empty(0, dtype=np.int64),) * 3  # of the operand's row, the edge and the result's row
 
 
 @functools.cache
-def plan_of(word: str, dtype: torch.dtype) -> Tables:
-    """The tables of a product, its coefficients in the precision of the features."""
+def plan_of(word: str, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The tables of a product as the kernel takes them: lengths and numbers in one array, and the coefficients."""
     given = tables(word)
+    integer = [a for name, a in given._asdict().items() if name != "coefficients"]
     number = np.float32 if dtype == torch.float32 else np.float64
-    return given._replace(coefficients=given.coefficients.astype(number))
+    lengths = np.array([a.size for a in integer], dtype=np.int32)
+    return np.concatenate([lengths, *(a.ravel() for a in integer)]), given.coefficients.astype(number)
 
 
 def forward(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, word: str) -> torch.Tensor:
@@ -54,10 +56,10 @@ def forward_conv(
     n_rows: int,
     word: str,
 ) -> torch.Tensor:
-    """Runs `tensor_product_forward` over the edges sorted by rows."""
+    """Runs `tensor_product_forward` over the edges sorted by rows, which adds to its result."""
     if not len(rows):
         return x.new_zeros(n_rows, product_of(word).dims[2])
-    out = x.new_empty(n_rows, product_of(word).dims[2])
+    out = x.new_zeros(n_rows, product_of(word).dims[2])
     arrays = (t.numpy() for t in (x, y, weight, cols[by_row], by_row, rows[by_row], out))
     kernels().tensor_product_forward(*plan_of(word, x.dtype), *arrays)
     return out
@@ -81,8 +83,9 @@ def backward_conv(
     if not len(rows):
         return [torch.zeros_like(t) for t in (x, y, weight, rows, cols, by_row, by_col)]
     grads = [torch.empty_like(t) if need else t.new_empty(0, 0) for t, need in zip((x, y, weight), needs, strict=True)]
-    if needs[2] and weight.ndim == 1:
-        grads[2].zero_()
+    for i, summed in ((0, True), (2, weight.ndim == 1)):
+        if needs[i] and summed:
+            grads[i].zero_()
     arrays = (t.numpy() for t in (grad, x, y, weight, cols[by_col], by_col, rows[by_col]))
     plan, outputs = plan_of(word, x.dtype), (g.numpy() for g in grads)
     kernels().tensor_product_backward(*plan, *arrays, *needs, *outputs)
