@@ -10,6 +10,7 @@ once each, whatever is executed; `gb_per_s` the operands, weights and results. R
 """
 
 import argparse
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,7 +91,7 @@ def problem(case: str, dtype: torch.dtype, device: torch.device, arguments: argp
     paths = product(given.irreps_1, given.irreps_2, out, instructions)
     weights = (paths.n_weights,) if given.shared else (n, paths.n_weights)
     shapes = [(n, paths.irreps_1.dim), (n, paths.irreps_2.dim), weights]
-    shapes = [*shapes, (n, paths.irreps_out.dim), *shapes]
+    shapes = [*shapes, (n, paths.irreps_out.dim), *(shapes if arguments.direction == "second" else ())]
     x, y, weight, grad, *grad2 = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
     return Problem(given, paths, x, y, weight, grad, tuple(grad2))
 
@@ -107,17 +108,14 @@ def plain(problem: Problem) -> Runs:
 
 def e3nn_module(problem: Problem) -> Runs:
     """e3nn's module with e3nn's settings."""
-    out, instructions = problem.case.instructions()
-    shared = problem.case.shared
-    module = o3.TensorProduct(
-        problem.case.irreps_1,
-        problem.case.irreps_2,
-        out,
-        instructions,
-        shared_weights=shared,
-        internal_weights=False,
-    ).to(problem.x)
-    return _runs(problem, module)
+    return _runs(problem, _module(problem.case, e3nn.get_optimization_defaults()["jit_mode"]).to(problem.x))
+
+
+@functools.lru_cache(maxsize=1)
+def _module(case: ProductCase, _: str) -> o3.TensorProduct:
+    out, instructions = case.instructions()
+    given = (case.irreps_1, case.irreps_2, out, instructions)
+    return o3.TensorProduct(*given, shared_weights=case.shared, internal_weights=False)
 
 
 def e3nn_torchscript(problem: Problem) -> Runs:

@@ -94,6 +94,7 @@ def _both(mul: int, l_max: int) -> str:
     return "+".join(f"{mul}x{l}{p}" for l in range(l_max + 1) for p in "eo")
 
 
+# HamGNN's default features; its harmonics go up to l = 5 (255 paths) or, for f electrons, 6 (298 paths).
 _HAMGNN = "64x0e+64x0o+32x1o+16x1e+12x2o+25x2e+18x3o+9x3e+4x4o+9x4e+4x5o+4x5e+2x6e"
 _NEXTHAM = "32x0e+16x1o+16x1e+8x2e+8x2o+8x3e+8x3o+8x4e"
 _DEEPH = "64x0e+32x1o+16x2e+8x3o+8x4e"
@@ -110,7 +111,7 @@ TENSOR_PRODUCT = {
     "diffdock-l1": ProductCase(_DIFFDOCK, harmonics(1), _DIFFDOCK, "uvw"),
     "diffdock-l2": ProductCase(_DIFFDOCK, harmonics(2), _DIFFDOCK, "uvw"),
     "deeph-e3": ProductCase(_DEEPH, harmonics(5), _DEEPH, "uvw", shared=True),
-    "hamgnn": ProductCase(_HAMGNN, harmonics(5), _HAMGNN),
+    "hamgnn": ProductCase(_HAMGNN, harmonics(6), _HAMGNN),
     "nextham": ProductCase(_NEXTHAM, harmonics(5), _NEXTHAM),
     "single-110": ProductCase("128x1e", "1x1e", "128x0e"),
     "single-222": ProductCase("128x2e", "1x2e", "128x2e"),
