@@ -262,6 +262,27 @@ class Blocks:
             return result.like(np.ascontiguousarray(result.data.real))
         return result
 
+    def add_spinless(self, other: Blocks) -> None:
+        """Adds a matrix without spin to every diagonal spin component of this one, in place.
+
+        Raises:
+            ValueError: the other has spin or another basis, is complex where this is real, or has an edge that this
+                matrix lacks.
+        """
+        if other.n_spin != 1 or other.basis != self.basis or (np.iscomplexobj(other.data) > np.iscomplexobj(self.data)):
+            raise ValueError("other: expected a matrix with n_spin 1 of the same basis, real if this one is")
+        place = self.graph.find(other.graph)
+        if (place < 0).any():
+            raise ValueError(f"other: has {(place < 0).sum()} edges that this matrix lacks")
+        for _, _, edges in block_layouts.element_pairs(other.graph):
+            for first in range(0, len(edges), 1 << 12):
+                some = edges[first : first + (1 << 12)]
+                index, own = other.index(some)[:, 0], place[some]
+                size = np.prod(self.shape_of[own[0]])
+                start = self.offsets[own][:, None, None] + np.arange(size).reshape(self.shape_of[own[0]])
+                for spin in {1: (0,), 2: (0, 1), 4: (0, 3)}[self.n_spin]:
+                    self.data[start + spin * size] += other.data[index]
+
     def channel(self, spin: int) -> Blocks:
         """Returns one spin component with n_spin 1: 0 … n_spin − 1 in the order of the class's page."""
         if not 0 <= spin < self.n_spin:

@@ -99,6 +99,16 @@ class Graph:
         place = np.minimum(np.searchsorted(ordered, theirs), len(ordered) - 1)
         return np.where(ordered[place] == theirs, order[place], -1)
 
+    def union(self, other: Graph) -> Graph:
+        """Returns the edges of this graph and those that only the other has, in the published order.
+
+        Raises:
+            ValueError: as `find`.
+        """
+        lonely = other.select(self.find(other) < 0)
+        parts = ((getattr(graph, name) for graph in (self, lonely)) for name in ("src", "dst", "R"))
+        return Graph(self.structure, *map(np.concatenate, map(list, parts))).sorted_by_R()[0]
+
     def reverse(self) -> np.ndarray:
         """Returns the index of the edge dst→src with −R, int64 [e]; −1 where it is absent."""
         return self.find(Graph(self.structure, self.dst, self.src, -self.R))

@@ -127,6 +127,32 @@ def test_spin(graph):
     assert two.with_spin(4).channel(3).data.real.tolist() == (2 * real.data).tolist()
 
 
+@pytest.mark.parametrize("n_spin", [1, 2, 4])
+def test_add_spinless(graph, n_spin):
+    dtype = np.complex128 if n_spin == 4 else np.float64
+    matrix = random_blocks(graph, n_spin, dtype)
+    some = random_blocks(graph.select(np.arange(graph.n_edges)[::-3]), 1, np.float64, seed=1, hermitian=False)
+    expected = matrix + some.with_spin(n_spin).on(graph) if n_spin > 1 else matrix + some.on(graph)
+    matrix.add_spinless(some)
+    np.testing.assert_allclose(matrix.data, expected.data, rtol=0, atol=1e-15)
+    with pytest.raises(ValueError, match="other: expected a matrix with n_spin 1 of the same basis, real if this one"):
+        random_blocks(graph, 1, np.float64).add_spinless(random_blocks(graph, 1))
+    with pytest.raises(ValueError, match="other: has 1 edges that this matrix lacks"):
+        matrix.select(np.arange(1, graph.n_edges)).add_spinless(
+            random_blocks(graph.select([0]), 1, np.float64, 0, False)
+        )
+
+
+def test_put_of_edges_in_a_row_is_that_of_any_edges(graph):
+    silicon = neighbour_graph(Structure(graph.structure.cell, graph.structure.positions, [14] * 3), 4.0)
+    blocks = Blocks(silicon, BASIS, np.random.default_rng(0).standard_normal(silicon.n_edges * 4 * 169), 4)
+    edges = np.arange(3, 20)
+    for order in (edges, edges[::-1]):
+        copy = Blocks.zeros(silicon, BASIS, 4)
+        copy.put(order, blocks.data[blocks.index(order)])
+        np.testing.assert_array_equal(copy.data, blocks.select(edges).on(silicon).data)
+
+
 def test_gauge_shift_moves_every_eigenvalue(graph):
     overlap = random_blocks(graph, 1, np.float64, seed=1) * 1e-3
     overlap.data[overlap.offsets[:-1][graph.onsite()]] += 0  # keep the array shared, then add the identity

@@ -49,6 +49,16 @@ def test_reverse_and_find():
     assert graph.select(order[:0]).find(graph).tolist() == [-1] * graph.n_edges
 
 
+def test_union():
+    graph = neighbour_graph(random_structure(), 5.0)
+    chosen = np.random.default_rng(1).permutation(graph.n_edges)
+    first, second = graph.select(chosen[: graph.n_edges // 2]), graph.select(chosen[graph.n_edges // 3 :])
+    for one, other in ((first, second), (second, first), (graph, first), (first, graph)):
+        found = one.union(other)
+        for name in ("src", "dst", "R"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(graph, name))
+
+
 def test_supercell_is_the_graph_of_the_supercell():
     structure, _ = random_structure().wrapped()
     large = neighbour_graph(structure, 5.0).supercell(2, 1, 3).sorted_by_R()[0]

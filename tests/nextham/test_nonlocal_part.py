@@ -9,6 +9,7 @@ import torch
 from basis_files import orb_text, upf_text
 from gaussian_orbitals import RADIUS, SHELLS, harmonics, integrals, radial
 
+from nextham.graph import neighbour_graph
 from nextham.h0 import nonlocal_potential, overlap_and_kinetic
 from nextham.h0.nonlocal_part import angular_momentum
 from nextham.io.basis_directory import read_orbitals, read_pseudopotentials
@@ -156,6 +157,17 @@ def test_translation_and_pieces(relativistic, matrix, monkeypatch):
     found = nonlocal_potential(elsewhere, *relativistic)
     np.testing.assert_array_equal(found.graph.R, matrix.graph.R)
     np.testing.assert_allclose(found.data, matrix.data, rtol=0, atol=1e-10)
+
+
+def test_more_edges(relativistic, matrix):
+    wide = neighbour_graph(STRUCTURE, 15.0)
+    some = wide.select(np.arange(0, wide.n_edges, 3))
+    lonely = matrix.graph.find(some) < 0
+    assert 0 < lonely.sum() < some.n_edges
+    found = nonlocal_potential(STRUCTURE, *relativistic, graph=some)
+    assert found.n_edges == matrix.n_edges + lonely.sum()
+    np.testing.assert_array_equal(found.on(matrix.graph).data, matrix.data)
+    assert not found.on(some.select(lonely)).data.any()
 
 
 def test_contract(relativistic):

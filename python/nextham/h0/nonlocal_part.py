@@ -61,13 +61,13 @@ def nonlocal_potential(
         structure: any structure; the result is that of its wrapped form, as everywhere.
         orbitals: atomic number → orbitals.
         pseudopotentials: atomic number → pseudopotential.
-        graph: edges of the result, among them all that V_NL has; by default just these.
+        graph: edges that the result has beside those of V_NL, zero there; in the same wrapped structure.
 
     Returns:
         V_NL in eV: n_spin 4 and complex128 where a pseudopotential has spin-orbit coupling, else n_spin 1 and float64.
 
     Raises:
-        ValueError: an element without orbitals or pseudopotential, or a graph that lacks an edge of V_NL.
+        ValueError: an element without orbitals or pseudopotential.
     """
     for name, given in (("orbitals", orbitals), ("pseudopotentials", pseudopotentials)):
         missing = [SYMBOLS[z] for z in structure.species() if z not in given]
@@ -83,11 +83,9 @@ def nonlocal_potential(
     distinct, edge = _distinct(triples)
     if graph is None:
         graph = distinct
-    elif distinct.n_edges:
-        place = graph.find(distinct)
-        if (place < 0).any():
-            raise ValueError(f"graph: lacks {(place < 0).sum()} of the {len(place)} pairs of atoms that V_NL couples")
-        edge = place[edge]
+    else:
+        graph = distinct.union(graph)
+        edge = graph.find(distinct)[edge]
     n_parts = 4 if any(pseudopotentials[z].spin_orbit for z in structure.species()) else 1
     result = Blocks.zeros(graph, basis, n_parts, np.complex128 if n_parts == 4 else np.float64)
     strengths = {z: torch.from_numpy(_strengths(pseudopotentials[z])[:n_parts] * RYDBERG) for z in projectors}
