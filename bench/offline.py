@@ -190,7 +190,7 @@ def _described(name: str, function: str, capability: int, kernel: object) -> Ker
     constants = {source.fn.arg_names[path[0]]: value for path, value in source.constants.items()}
     words = (f"{arg}={constants[arg]}" if arg in constants else kind for arg, kind in source.signature.items())
     indices = re.findall(r"(%\w+) = tt.get_program_id", ttir)
-    uses = [line for index in indices for line in ttir.splitlines() if re.search(rf"\W{index[1:]}\b", line)]
+    uses = [line for index in indices for line in ttir.splitlines() if re.search(rf"{index}\b", line)]
     narrow = sum("arith.extsi" not in line and "get_program_id" not in line for line in uses)
     return Kernel(
         name,

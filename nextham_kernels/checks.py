@@ -80,16 +80,33 @@ def check_irreps_dim(name: str, tensor: torch.Tensor, irreps: object, dim: int) 
         raise ValueError(f"{name}: expected shape [e, {dim}] for irreps {shown}, got {list(tensor.shape)}")
 
 
-def check_range(name: str, index: torch.Tensor, size: int) -> None:
-    """Checks that indices count from 0 and lie below a size.
+def check_range(name: str, index: torch.Tensor, size: int, ascending: bool = False) -> None:
+    """Checks that indices count from 0 and lie below a size, and that they ascend if they are said to.
+
+    On the CPU only: on a GPU an exception would wait for the device, so there an assertion on the device checks it,
+    which ends the process's use of that GPU. Nothing is checked while torch compiles.
 
     Raises:
-        ValueError: an index out of range.
+        ValueError: an index out of range, or less than the one before it.
     """
-    if index.numel():
+    if torch.compiler.is_compiling() or not index.numel():
+        return
+    if index.is_cuda:
+        inside = (index >= 0) & (index < size)
+        torch._assert_async(inside.all(), f"{name}: expected 0 <= index < {size}")
+        if ascending:
+            torch._assert_async((index[1:] >= index[:-1]).all(), f"{name}: expected indices in ascending order")
+    else:
         low, high = (int(i) for i in index.aminmax())
         if low < 0 or high >= size:
             raise ValueError(f"{name}: expected 0 <= index < {size}, got {low} to {high}")
+        if ascending and not bool((index[1:] >= index[:-1]).all()):
+            raise ValueError(f"{name}: expected indices in ascending order, got {_first_descent(index)}")
+
+
+def _first_descent(index: torch.Tensor) -> str:
+    place = int(torch.nonzero(index[1:] < index[:-1])[0, 0])
+    return f"{int(index[place])} before {int(index[place + 1])}"
 
 
 def _short(dtype: torch.dtype) -> str:

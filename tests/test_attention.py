@@ -62,6 +62,23 @@ def test_forward(n_edges, dtype):
     )
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("n_edges", [7, 150])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_gpu_kernel(ascending, n_edges):
+    """With 150 edges a segment has more than one tile, and one has none."""
+    logits, segment = softmax_inputs(n_edges)
+    segment = segment.clamp(max=2)
+    if ascending:
+        segment = segment.sort().values
+    harness.assert_gpu_kernel(
+        "segment_softmax segment_softmax_backward",
+        lambda x, segment: segment_softmax(x, segment, harness.NODES, ascending),
+        lambda x, segment: reference.segment_softmax(x, segment, harness.NODES),
+        {"x": logits / 5, "segment": segment},
+    )
+
+
 def test_instruction_sets_agree(instruction_set):
     logits, segment = softmax_inputs()
     kernel, plain = (
@@ -144,7 +161,7 @@ def test_contract():
     strided = attention(logits.T.contiguous().T, value.T.contiguous().T, dst, harness.NODES, IRREPS)
     harness.assert_close(strided[1], attention(logits, value, dst, harness.NODES, IRREPS)[1])
     assert segment_softmax(logits[:0], dst[:0], 0).shape == (0, 3)
-    torch.library.opcheck(torch.ops.nextham.segment_softmax, (harness.leaf(logits), dst, harness.NODES))
+    torch.library.opcheck(torch.ops.nextham.segment_softmax, (harness.leaf(logits), dst, harness.NODES, False))
     with harness.raises(ValueError, "value: expected shape [e, 24]"):
         attention(logits, value[:, 1:], dst, harness.NODES, IRREPS)
     with harness.raises(ValueError, "logits: expected shape [e, h] with e = 17, got [16, 3]"):
@@ -157,3 +174,5 @@ def test_contract():
         attention(logits, value, dst.int(), harness.NODES, IRREPS)
     with harness.raises(ValueError, "segment: expected 0 <= index < 4, got 0 to 4"):
         segment_softmax(logits, dst, 4)
+    with harness.raises(ValueError, "segment: expected indices in ascending order, got 1 before 0"):
+        segment_softmax(logits[:3], torch.tensor([0, 1, 0]), 4, ascending=True)

@@ -71,6 +71,17 @@ def test_edge_wigner_forward(l_max, dtype):
     torch.testing.assert_close(d[3], edge_wigner(v[3:4], l_max)[0], rtol=0, atol=atol)
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("l_max", [0, 1, 4, 10])
+def test_edge_wigner_gpu_kernel(l_max):
+    with harness.on_gpu() as device:
+        double = edge_wigner(vectors().to(device), l_max).cpu()
+        single = edge_wigner(vectors().float().to(device), l_max).cpu()
+    torch.testing.assert_close(double, reference.edge_wigner(vectors(), l_max), rtol=0, atol=5e-15)
+    rounded = reference.edge_wigner(vectors().float().double(), l_max).float()
+    torch.testing.assert_close(single, rounded, rtol=0, atol=6e-8)
+
+
 def test_edge_wigner_gradient():
     harness.gradcheck(lambda v: edge_wigner(v, 2), vectors()[[0, 9]])
     v = harness.leaf(vectors())
@@ -145,6 +156,49 @@ def test_forward(case, node_rows, dtype):
 def test_backward(case, node_rows):
     for op, plain, tensors in functions(case, node_rows):
         harness.assert_same_gradients(op, plain, tensors)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("node_rows", [False, True])
+@pytest.mark.parametrize("case", ["plain", "odd", "high"])
+def test_gpu_kernel(case, node_rows):
+    irreps, n = CASES[case], harness.NODES
+    tensors, rows, src, dst = inputs(case, n_edges=6)
+    every = torch.arange(6)
+
+    def plain_there(source, target, wigner, src, dst):
+        return reference.rotate_to_edges(source, target, wigner, src, dst, irreps, node_rows)
+
+    def plain_back(rows, wigner, dst):
+        return reference.rotate_to_nodes(rows, wigner, dst, n, irreps, node_rows)
+
+    harness.assert_gpu_kernel(
+        "rotate_to_edges rotate_to_edges_backward",
+        lambda source, target, wigner, src, dst: rotate_to_edges(source, wigner, irreps, src, target, dst, node_rows),
+        plain_there,
+        {**tensors, "src": src, "dst": dst},
+    )
+    harness.assert_gpu_kernel(
+        "rotate_to_edges",
+        lambda rows, wigner: rotate_to_edges(rows, wigner, irreps, node_rows=node_rows),
+        lambda rows, wigner: plain_there(rows, rows[:0], wigner, every, every),
+        {"rows": rows, "wigner": tensors["wigner"]},
+    )
+    for index, ascending in ((src, False), (dst.sort().values, True)):
+        harness.assert_gpu_kernel(
+            "rotate_to_nodes rotate_to_nodes_backward",
+            lambda rows, wigner, dst, ascending=ascending: rotate_to_nodes(
+                rows, wigner, irreps, dst, n, node_rows, ascending
+            ),
+            plain_back,
+            {"rows": rows, "wigner": tensors["wigner"], "dst": index},
+        )
+    harness.assert_gpu_kernel(
+        "rotate_to_nodes rotate_to_nodes_backward",
+        lambda rows, wigner: rotate_to_nodes(rows, wigner, irreps, node_rows=node_rows),
+        lambda rows, wigner: reference.rotate_to_nodes(rows, wigner, every[:0], 6, irreps, node_rows),
+        {"rows": rows, "wigner": tensors["wigner"]},
+    )
 
 
 def test_instruction_sets_agree(instruction_set):
@@ -239,7 +293,9 @@ def test_contract():
     floating = [*map(harness.leaf, (source, target, wigner))]
     torch.library.opcheck(torch.ops.nextham.edge_wigner, (harness.leaf(vectors()), 2))
     torch.library.opcheck(torch.ops.nextham.rotate_to_edges, (*floating, src, dst, irreps, False))
-    torch.library.opcheck(torch.ops.nextham.rotate_to_nodes, (harness.leaf(rows), floating[2], dst, 5, irreps, False))
+    torch.library.opcheck(
+        torch.ops.nextham.rotate_to_nodes, (harness.leaf(rows), floating[2], dst, 5, irreps, False, False)
+    )
 
 
 def test_bad_arguments():

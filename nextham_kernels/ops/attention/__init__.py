@@ -24,10 +24,11 @@ __all__ = ["attention", "segment_softmax"]
 
 _softmax = define(
     "segment_softmax",
-    "Tensor logits, Tensor segment, int n_segments",
+    "Tensor logits, Tensor segment, SymInt n_segments, bool ascending",
     reference.segment_softmax,
     cpu.forward,
     cpu.backward,
+    gpu=("attention.kernel.forward", "attention.kernel.backward"),
 )
 
 
@@ -67,19 +68,22 @@ def attention(
     return reference.attention(logits, segment_softmax(logits, dst, n_nodes), value, dst, n_nodes, irreps)
 
 
-def segment_softmax(logits: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:
+def segment_softmax(
+    logits: torch.Tensor, segment: torch.Tensor, n_segments: int, ascending: bool = False
+) -> torch.Tensor:
     """Returns exp(α_eh) / Σ exp(α_e'h) over the edges e' of the same segment.
 
     Args:
         logits: α [e, h], float32 or float64.
         segment: segment of each edge [e], int64, in any order.
         n_segments: number of segments.
+        ascending: `segment` is in ascending order, which spares a GPU from sorting it.
 
     Returns:
         [e, h].
 
     Raises:
-        ValueError: a wrong shape or a segment out of range.
+        ValueError: a wrong shape, or a segment out of range or out of order.
         TypeError: a wrong dtype or device.
 
     Example:
@@ -89,5 +93,5 @@ def segment_softmax(logits: torch.Tensor, segment: torch.Tensor, n_segments: int
     """
     check_tensors(logits=logits, integer={"segment": segment})
     check_shapes(segment=(segment, "e"), logits=(logits, "e h"))
-    check_range("segment", segment, n_segments)
-    return _softmax(logits, segment, n_segments)
+    check_range("segment", segment, n_segments, ascending)
+    return _softmax(logits, segment, n_segments, ascending)

@@ -7,7 +7,7 @@ import torch
 from nextham_kernels.loading import kernels
 
 
-def forward(logits: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:
+def forward(logits: torch.Tensor, segment: torch.Tensor, n_segments: int, ascending: bool) -> torch.Tensor:
     """Runs `segment_softmax_forward`."""
     y = torch.empty_like(logits)
     kernels().segment_softmax_forward(logits.numpy(), segment.numpy(), n_segments, y.numpy())
@@ -15,7 +15,7 @@ def forward(logits: torch.Tensor, segment: torch.Tensor, n_segments: int) -> tor
 
 
 def backward(
-    grad: torch.Tensor, logits: torch.Tensor, segment: torch.Tensor, n_segments: int, needs: list[bool]
+    grad: torch.Tensor, logits: torch.Tensor, segment: torch.Tensor, n_segments: int, ascending: bool, needs: list[bool]
 ) -> list[torch.Tensor]:
     """Runs `segment_softmax_backward`; `needs` says true of the logits."""
     grad_logits = torch.empty_like(logits)

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from e3nn import o3
 
 
-def segment_softmax(logits: torch.Tensor, segment: torch.Tensor, n_segments: int) -> torch.Tensor:
+def segment_softmax(
+    logits: torch.Tensor, segment: torch.Tensor, n_segments: int, ascending: bool = False
+) -> torch.Tensor:
     """exp(α) / Σ exp(α); the largest α of the segment is taken off first, which changes nothing but overflow."""
     rows = segment[:, None].expand_as(logits)
     largest = logits.new_zeros(n_segments, logits.shape[1])

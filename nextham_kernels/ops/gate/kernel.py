@@ -1,9 +1,10 @@
 """Gate on the GPU (Triton).
 
 A program takes a few rows. Forward: every number of the result is c_j σ(x_{g_j}) x_{v_j}, the scalars too (SiLU has
-g_j = v_j), so one tile [rows, numbers] does all; a gate that several numbers share comes from the first-level cache.
-Backward: a tile [rows, gates] and a loop over the components of a channel, so each number is read once and the sum
-over the components stays in registers.
+g_j = v_j), so one tile [numbers, rows] does all; a gate that several numbers share comes from the first-level cache.
+Backward: a tile [gates, rows] and a loop over the components of a channel, so each number is read once and the sum
+over the components stays in registers. Rows are the second axis, because Triton lays the lanes of a gather along the
+first, and neighbouring lanes shall read neighbouring numbers.
 
 Numbers per row: d_in + d_out forward, 2 d_in + d_out backward; some 6 and 12 flops per number. Bound by memory.
 """
@@ -63,8 +64,8 @@ def _forward(
     ROWS: tl.constexpr,
     D2: tl.constexpr,
 ):
-    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
-    j = tl.arange(0, D2)[None, :]
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[None, :]
+    j = tl.arange(0, D2)[:, None]
     there = j < D
     gate = tl.load(columns + j, mask=there, other=0)
     value = tl.load(columns + D + j, mask=there, other=0)
@@ -95,25 +96,25 @@ def _backward(
     SCALARS2: tl.constexpr,
     GATES2: tl.constexpr,
 ):
-    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
+    row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[None, :]
     here = row < n
     start = row * width + skip
     if SKIP2 > 0:
-        j = tl.arange(0, SKIP2)[None, :]
-        nothing = tl.zeros((ROWS, SKIP2), dtype=x.dtype.element_ty)
+        j = tl.arange(0, SKIP2)[:, None]
+        nothing = tl.zeros((SKIP2, ROWS), dtype=x.dtype.element_ty)
         tl.store(grad_x + row * width + j, nothing, mask=here & (j < skip))
     if SCALARS > 0:
-        j = tl.arange(0, SCALARS2)[None, :]
+        j = tl.arange(0, SCALARS2)[:, None]
         mask = here & (j < SCALARS)
         s = tl.load(x + start + j, mask=mask, other=0.0)
         g = tl.load(grad + row * D + j, mask=mask, other=0.0)
         sigma = tl.sigmoid(s)
         tl.store(grad_x + start + j, SILU * g * sigma * (1 + s * (1 - sigma)), mask=mask)
     if GATES > 0:
-        u = tl.arange(0, GATES2)[None, :]
+        u = tl.arange(0, GATES2)[:, None]
         gated = here & (u < GATES)
         sigma = tl.sigmoid(tl.load(x + start + SCALARS + u, mask=gated, other=0.0))
-        total = tl.zeros((ROWS, GATES2), dtype=x.dtype.element_ty)
+        total = tl.zeros((GATES2, ROWS), dtype=x.dtype.element_ty)
         for k in tl.static_range(MOST):
             j = tl.load(members + k * GATES + u, mask=u < GATES, other=-1)
             mask = gated & (j >= 0)

@@ -91,12 +91,12 @@ def _forward(
     j = tl.arange(0, D2)
     there = j < D
     block = tl.load(columns + j, mask=there, other=0)
-    w = tl.load(weight + tl.load(columns + D + j, mask=there, other=0), mask=there, other=0.0)
-    place = tl.load(columns + 2 * D + j, mask=there, other=0)
-    b = tl.load(bias + place, mask=there & (place < n_bias), other=0.0)
     centred, square = _normalised(
         tl.load(x + row + j, mask=there, other=0.0), block, j, there, numbers, BLOCKS, CENTRED, FLOOR
     )
+    w = tl.load(weight + tl.load(columns + D + j, mask=there, other=0), mask=there, other=0.0)
+    place = tl.load(columns + 2 * D + j, mask=there, other=0)
+    b = tl.load(bias + place, mask=there & (place < n_bias), other=0.0)
     tl.store(y + row + j, centred * tl.rsqrt(square + EPS) * w + b, mask=there)
 
 

@@ -45,6 +45,7 @@ _edge_wigner = define(
     cpu.edge_wigner,
     None,
     lambda vector, l_max: vector.new_empty(len(vector), _size(l_max)),
+    gpu=("rotation.kernel.edge_wigner",),
 )
 _rotate_to_edges = define(
     "rotate_to_edges",
@@ -53,14 +54,16 @@ _rotate_to_edges = define(
     cpu.to_edges_forward,
     cpu.to_edges_backward,
     lambda source, target, wigner, src, dst, irreps, node_rows: source.new_empty(len(src), source.shape[1]),
+    gpu=("rotation.kernel.to_edges_forward", "rotation.kernel.to_edges_backward"),
 )
 _rotate_to_nodes = define(
     "rotate_to_nodes",
-    "Tensor rows, Tensor wigner, Tensor dst, SymInt n_nodes, str irreps, bool node_rows",
+    "Tensor rows, Tensor wigner, Tensor dst, SymInt n_nodes, str irreps, bool node_rows, bool ascending",
     reference.rotate_to_nodes,
     cpu.to_nodes_forward,
     cpu.to_nodes_backward,
-    lambda rows, wigner, dst, n_nodes, irreps, node_rows: rows.new_empty(n_nodes, rows.shape[1]),
+    lambda rows, wigner, dst, n_nodes, *settings: rows.new_empty(n_nodes, rows.shape[1]),
+    gpu=("rotation.kernel.to_nodes_forward", "rotation.kernel.to_nodes_backward"),
 )
 
 
@@ -154,6 +157,7 @@ def rotate_to_nodes(
     dst: torch.Tensor | None = None,
     n_nodes: int | None = None,
     node_rows: bool = False,
+    ascending: bool = False,
 ) -> torch.Tensor:
     """Rotates rows back and sums them into nodes: y_n = Σ_{e: dst_e = n} D_eᵀ from_row(row_e).
 
@@ -161,16 +165,17 @@ def rotate_to_nodes(
         rows: rows of edges [e, d], float32 or float64.
         wigner: D_e [e, w] of `edge_wigner`; its l_max may exceed that of the irreps.
         irreps: layout of the features.
-        dst: int64 [e], in any order (ascending is fastest); None to rotate back without summing.
+        dst: int64 [e], in any order; None to rotate back without summing.
         n_nodes: number of nodes, with `dst` only; those that no edge enters are zero.
         node_rows: the result is not on e3nn's flat axis but laid out as rows, `to_row` of features that are not
             rotated.
+        ascending: `dst` is in ascending order, which spares a GPU from sorting it.
 
     Returns:
         [n_nodes, d], or [e, d] without `dst`.
 
     Raises:
-        ValueError: a wrong shape, an index out of range, or only one of dst and n_nodes.
+        ValueError: a wrong shape, an index out of range or out of order, or only one of dst and n_nodes.
         TypeError: a wrong or mixed dtype or device.
 
     Example:
@@ -182,15 +187,22 @@ def rotate_to_nodes(
     name, dim, size = _plan(irreps)
     if (dst is None) != (n_nodes is None):
         raise ValueError("dst, n_nodes: expected both or neither, got one")
-    dst, n_nodes = (torch.arange(len(rows), device=rows.device), len(rows)) if dst is None else (dst, n_nodes)
-    check_tensors(integer={"dst": dst}, rows=rows, wigner=wigner)
+    check_tensors(integer={} if dst is None else {"dst": dst}, rows=rows, wigner=wigner)
     check_irreps_dim("rows", rows, name, dim)
-    check_shapes(rows=(rows, f"e {dim}"), wigner=(wigner, "e w"), dst=(dst, "e"))
+    check_shapes(rows=(rows, f"e {dim}"), wigner=(wigner, "e w"))
     _check_columns(wigner, name, size)
+    if dst is None:
+        return _rotate_to_nodes(rows, wigner, _no_index(rows), len(rows), name, node_rows, True)
+    check_shapes(rows=(rows, f"e {dim}"), dst=(dst, "e"))
     if n_nodes < 0:
         raise ValueError(f"n_nodes: expected 0 or more, got {n_nodes}")
-    check_range("dst", dst, n_nodes)
-    return _rotate_to_nodes(rows, wigner, dst, n_nodes, name, node_rows)
+    check_range("dst", dst, n_nodes, ascending)
+    return _rotate_to_nodes(rows, wigner, dst, n_nodes, name, node_rows, ascending)
+
+
+def _no_index(rows: torch.Tensor) -> torch.Tensor:
+    """What the op takes for an index that sums nothing."""
+    return torch.empty(0, dtype=torch.int64, device=rows.device)
 
 
 @functools.cache

@@ -71,13 +71,25 @@ def to_edges_forward(
 
 
 def to_nodes_forward(
-    rows: torch.Tensor, wigner: torch.Tensor, dst: torch.Tensor, n_nodes: int, irreps: str, node_rows: bool
+    rows: torch.Tensor,
+    wigner: torch.Tensor,
+    dst: torch.Tensor,
+    n_nodes: int,
+    irreps: str,
+    node_rows: bool,
+    ascending: bool,
 ) -> torch.Tensor:
     """Runs `rotate_to_nodes`."""
+    dst = _every(rows, dst)
     nodes = rows.new_empty(n_nodes, rows.shape[1])
     arrays = (t.numpy() for t in (rows, wigner, dst))
     kernels().rotate_to_nodes(*arrays, *tables(irreps, rows.dtype), not node_rows, nodes.numpy())
     return nodes
+
+
+def _every(rows: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
+    """The index; that of all rows where it is empty."""
+    return dst if len(dst) == len(rows) else torch.arange(len(rows))
 
 
 def to_edges_backward(
@@ -95,7 +107,7 @@ def to_edges_backward(
     grads = [torch.empty_like(t) for t in (source, target, wigner, src, dst)]
     for i, index in enumerate((src, dst)):
         if needs[i] and len(grads[i]):
-            grads[i] = to_nodes_forward(grad, wigner, index, len(grads[i]), irreps, node_rows)
+            grads[i] = to_nodes_forward(grad, wigner, index, len(grads[i]), irreps, node_rows, False)
     if needs[2]:
         _grad_wigner(grad, source, target, src, dst, irreps, node_rows, grads[2])
     return grads
@@ -109,10 +121,12 @@ def to_nodes_backward(
     n_nodes: int,
     irreps: str,
     node_rows: bool,
+    ascending: bool,
     needs: list[bool],
 ) -> list[torch.Tensor]:
     """Runs `rotate_to_edges`, and `rotation_grad_wigner` if D wants a gradient."""
     grads = [torch.empty_like(t) for t in (rows, wigner, dst)]
+    dst = _every(rows, dst)
     if needs[0]:
         grads[0] = to_edges_forward(grad, grad[:0], wigner, dst, dst, irreps, node_rows)
     if needs[1]:

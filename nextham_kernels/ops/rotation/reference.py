@@ -30,13 +30,19 @@ def rotate_to_edges(
 
 
 def rotate_to_nodes(
-    rows: torch.Tensor, wigner: torch.Tensor, dst: torch.Tensor, n_nodes: int, irreps: str, node_rows: bool
+    rows: torch.Tensor,
+    wigner: torch.Tensor,
+    dst: torch.Tensor,
+    n_nodes: int,
+    irreps: str,
+    node_rows: bool,
+    ascending: bool = False,
 ) -> torch.Tensor:
-    """Returns y_n = Σ_{e: dst_e = n} D_eᵀ from_row(row_e)."""
+    """Returns y_n = Σ_{e: dst_e = n} D_eᵀ from_row(row_e), without the sum where dst is empty."""
     layout = edge_layout(irreps)
     x = _turned(layout.from_row(rows), wigner, irreps, back=True)
     x = layout.to_row(x) if node_rows else x
-    return rows.new_zeros(n_nodes, rows.shape[1]).index_add(0, dst, x)
+    return rows.new_zeros(n_nodes, rows.shape[1]).index_add(0, dst, x) if len(dst) == len(rows) else x
 
 
 def _turned(x: torch.Tensor, wigner: torch.Tensor, irreps: str, back: bool) -> torch.Tensor:

@@ -72,8 +72,10 @@ def run_network(
             into, n_nodes = rows.dst - first, last - first
             value, logits = _message(layer, fold, ends, rows_in, rows, config)
             out = _through_heads(value, logits, fold.to_edge, rows, hidden)
-            mixed = _through_heads(value, segment_softmax(logits, into, n_nodes), fold.to_node, rows, hidden)
-            updates.append(rotate_to_nodes(mixed, rows.wigner, hidden, into, n_nodes, node_rows=True))
+            mixed = _through_heads(
+                value, segment_softmax(logits, into, n_nodes, ascending=True), fold.to_node, rows, hidden
+            )
+            updates.append(rotate_to_nodes(mixed, rows.wigner, hidden, into, n_nodes, True, ascending=True))
             out, z = _trace(fold, out, config.tracegrad_residual, with_trace)
             traces.append(z)
             if in_place:
