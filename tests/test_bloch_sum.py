@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nextham_kernels.ops.bloch_sum import (
+    _phases,
     bloch_derivative,
     bloch_layout,
     bloch_project,
@@ -20,6 +21,8 @@ CASES = {
     "spinor": ([2, 5, 0, 7], 40, 2, 5),
     "many k-points": ([13, 9], 19, 1, 37),
     "production": ([13, 13], 60, 2, 9),
+    "both ways": ([13, 3, 0, 9], 30, 2, 6),
+    "both ways, one number": ([2, 1], 9, 1, 11),
 }
 CELL = torch.tensor([[2.0, 0.1, 0.0], [0.3, 2.5, 0.2], [0.0, -0.4, 3.0]], dtype=torch.float64)
 REAL = [torch.float32, torch.float64]
@@ -30,6 +33,10 @@ def graph(case):
     generator = torch.Generator().manual_seed(3)
     src, dst = torch.randint(len(orbitals), (2, n_edges), generator=generator)
     R = torch.randint(-2, 3, (n_edges, 3), generator=generator)
+    if case.startswith("both ways"):  # all vectors with their opposites, not always between the same atoms; some twice
+        back, forth = torch.cat([src[:-3], dst[-3:]]), torch.cat([dst[:-3], src[-3:]])
+        src, dst = torch.cat([src, back, src[:4]]), torch.cat([dst, forth, dst[:4]])
+        R = torch.cat([R, -R, R[:4]])
     return (src, dst, R, torch.tensor(orbitals), spins), harness.random(n_points, 3, seed=5)
 
 
@@ -63,8 +70,7 @@ def arguments(case, dtype=torch.complex128):
     """What the registered op takes."""
     blocks, layout, kpoints = inputs(case, dtype)
     numbers = torch.view_as_real(blocks) if dtype.is_complex else blocks[:, None]
-    angle = 2 * torch.pi * layout.vectors @ kpoints.T
-    phases = torch.stack([angle.cos(), angle.sin()], dim=-1).to(numbers.dtype)
+    phases = torch.view_as_real(_phases(layout, kpoints)).to(numbers.dtype)
     return numbers, phases, layout.edges, layout.pairs, layout.size, layout.spins
 
 
@@ -93,6 +99,27 @@ def test_interatomic_phases():
 def test_forward(case, dtype):
     harness.assert_as_exact_as_reference(torch.ops.nextham.bloch_sum, reference.bloch_sum, arguments(case, dtype))
     assert bloch_sum(*inputs(case, dtype)).is_complex()
+
+
+def test_every_number_is_written(monkeypatch):
+    """The kernel gets memory that holds anything, and pairs or whole rows of atoms may have no edge."""
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *shape: self.new_full(shape, torch.nan))
+    atoms = torch.tensor([1, 1, 3])
+    layout = bloch_layout(atoms, atoms.flip(0), torch.zeros(3, 3, dtype=torch.int64), torch.tensor([2, 3, 4, 1, 5]), 2)
+    dense = bloch_sum(torch.ones(layout.n_numbers), layout, torch.zeros(3, 3, dtype=torch.float64))
+    expected = torch.zeros(15, 15)
+    for row, column in ((slice(2, 5), slice(9, 10)), (slice(2, 5), slice(2, 5)), (slice(9, 10), slice(2, 5))):
+        expected[row, column] = 1
+    assert torch.equal(dense.real, expected.repeat_interleave(2, 0).repeat_interleave(2, 1).expand(3, -1, -1))
+    assert not dense.imag.any()
+
+
+def test_opposite_vectors_have_conjugate_phases():
+    """To the last bit, so that the kernel takes their edges two at a time."""
+    _, layout, kpoints = inputs("both ways")
+    found = _phases(layout, kpoints)
+    assert layout.mirrored and torch.equal(found, found.flip(0).conj())
+    assert not inputs("production")[1].mirrored
 
 
 @pytest.mark.parametrize("dtype", REAL)

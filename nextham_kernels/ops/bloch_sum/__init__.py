@@ -52,6 +52,7 @@ class BlochLayout:
             row and column in H(k), orbitals of the row and of the column.
         pairs: where a new pair of atoms begins in `edges`, int64 [p + 1].
         vectors: distinct v [r, 3], float64, in units of the lattice vectors.
+        mirrored: whether the vectors r and −1 − r are opposite, so that their phases are conjugate.
         n_numbers: length of `blocks`.
         size: N, rows of H(k).
         spins: 1 or 2.
@@ -63,6 +64,7 @@ class BlochLayout:
     n_numbers: int
     size: int
     spins: int
+    mirrored: bool = False
 
     def to(self, device: torch.device | str) -> BlochLayout:
         """Returns the layout on a device."""
@@ -120,7 +122,8 @@ def bloch_layout(
     counts = torch.unique_consecutive(pair[order], return_counts=True)[1]
     pairs = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
     size, total = int(ends[-1]) if n else 0, int(numbers.sum())
-    return BlochLayout(edges[order].contiguous(), pairs, vectors.to(torch.float64), total, size, spins)
+    vectors, mirrored = vectors.to(torch.float64), bool((vectors == -vectors.flip(0)).all())
+    return BlochLayout(edges[order].contiguous(), pairs, vectors, total, size, spins, mirrored)
 
 
 def bloch_sum(blocks: torch.Tensor, layout: BlochLayout, kpoints: torch.Tensor) -> torch.Tensor:
@@ -216,9 +219,11 @@ def _check(blocks: torch.Tensor, layout: BlochLayout, kpoints: torch.Tensor) -> 
 
 
 def _phases(layout: BlochLayout, kpoints: torch.Tensor) -> torch.Tensor:
-    """exp(2πi k·v) [r, q], complex128."""
-    angle = 2 * torch.pi * (layout.vectors @ kpoints.detach().T)
-    return torch.polar(torch.ones_like(angle), angle)
+    """exp(2πi k·v) [r, q], complex128; of opposite vectors conjugate to the last bit, which the kernel makes use of."""
+    n = len(layout.vectors)
+    angle = 2 * torch.pi * (layout.vectors[: (n + 1) // 2 if layout.mirrored else n] @ kpoints.detach().T)
+    phases = torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([phases, phases[: n // 2].flip(0).conj()]) if layout.mirrored else phases
 
 
 def _run(blocks: torch.Tensor, layout: BlochLayout, coefficient: torch.Tensor) -> torch.Tensor:
