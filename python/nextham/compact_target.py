@@ -1,7 +1,7 @@
 """The label of one structure without padding: what the trainer compares predictions with.
 
-Elements are those between orbitals that exist, edge after edge, row by row, [p]; matrices are [s, p] with s = 1 or 4
-spin blocks. Against the padded form this is four times less memory for silicon (13 of 27 slots).
+Numbers lie as in `Blocks.data` [d]: edge after edge, s spin blocks (1 or 4) of each, between orbitals that exist.
+Against the padded form this is four times less memory for silicon (13 of 27 slots).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from nextham.basis import PUBLISHED_SHELLS_PADDED, published_slots
 from nextham.blocks import Blocks
 from nextham.kspace import overlap_with_spin
 from nextham.loss_target import ShellPairSums
+from nextham_kernels.ops.bloch_sum import BlochLayout, bloch_project
 
 __all__ = ["CompactTarget"]
 
@@ -24,26 +25,22 @@ class CompactTarget:
     """A label in the compact form (`from_blocks` makes it).
 
     Args:
-        R: lattice vectors of the edges [e, 3], int64.
-        edge_of: edge of each element [p], int64.
-        place: row · N + column of each element in the matrix of the cell without spin [p], int64.
-        n_orbitals: N.
-        slot: where each predicted element lies in a prediction [g, a·b], flat; int64 [m].
-        predicted: which elements a prediction has [m], int64: those of edges below the network's cutoff.
+        layout: where the numbers go in a Bloch sum.
+        sizes: numbers of each edge [e], int64.
+        slot: where each predicted number of one spin block lies in a prediction [g, a·b], flat; int64 [m].
+        predicted: where it lies in the label, for each spin block [s, m], int64: on edges below the network's cutoff.
         predicted_edges: those edges [g], int64.
-        delta: ΔH [s, p], real or complex, eV.
+        delta: ΔH [d], real or complex, eV.
         overlap: S likewise, real, no unit.
         shell_pair_sums: what the trace label is made of, on the predicted edges [g, pairs of shells].
         n_slots: a.
-        kpoints: [q, 3], in units of the reciprocal lattice vectors.
-        vectors: eigenvectors [q, band, N · spin], spin fastest, complex, C†SC = 1.
+        kpoints: [q, 3], float64, in units of the reciprocal lattice vectors.
+        vectors: eigenvectors [q, N · spin, band], spin fastest, complex, C†SC = 1.
         low: which bands count as low [q, band], bool.
     """
 
-    R: torch.Tensor
-    edge_of: torch.Tensor
-    place: torch.Tensor
-    n_orbitals: int
+    layout: BlochLayout
+    sizes: torch.Tensor
     slot: torch.Tensor
     predicted: torch.Tensor
     predicted_edges: torch.Tensor
@@ -70,7 +67,7 @@ class CompactTarget:
         return 1
 
     def error(self, delta: torch.Tensor) -> torch.Tensor:
-        """Returns E = ΔĤ − ΔH [s, p] of a prediction on the predicted edges; elsewhere ΔĤ = 0.
+        """Returns E = ΔĤ − ΔH [d] of a prediction on the predicted edges; elsewhere ΔĤ = 0.
 
         Args:
             delta: [g, a·b] real, the same for ↑↑ and ↓↓ with no other spin block, or [g, s, a·b].
@@ -78,21 +75,16 @@ class CompactTarget:
         Raises:
             ValueError: another shape.
         """
-        n, n_spin = len(self.predicted_edges), len(self.delta)
+        n, n_spin = len(self.predicted_edges), len(self.predicted)
         shapes = ((n, self.n_slots**2), (n, n_spin, self.n_slots**2))
         if tuple(delta.shape) not in shapes:
             raise ValueError(f"delta: expected shape {shapes[0]} or {shapes[1]}, got {tuple(delta.shape)}")
         if delta.ndim == 2:
-            picked = delta.flatten()[self.slot]
-            spins = (0, 3) if n_spin == 4 else (0,)
-            rows = dict.fromkeys(spins, picked)
+            to = self.predicted[:: max(1, n_spin - 1)]  # ↑↑ and ↓↓
+            picked = delta.flatten()[self.slot].expand(len(to), -1)
         else:
-            rows = {s: delta[:, s].flatten()[self.slot] for s in range(n_spin)}
-        error = [
-            (-self.delta[s]).index_add(0, self.predicted, rows[s].to(self.delta.dtype)) if s in rows else -self.delta[s]
-            for s in range(n_spin)
-        ]
-        return torch.stack(error)
+            to, picked = self.predicted, delta.transpose(0, 1).flatten(1)[:, self.slot]
+        return (-self.delta).index_add(0, to.flatten(), picked.to(self.delta.dtype).flatten())
 
     def outside(self, delta: torch.Tensor) -> torch.Tensor:
         """Returns the real part of a prediction (as `error` takes it) where there are no orbitals, zero elsewhere."""
@@ -100,16 +92,12 @@ class CompactTarget:
         flat = flat.reshape(len(delta), -1, self.n_slots**2).transpose(0, 1).flatten(1)  # [1 or s, g·a·b]
         kept = torch.ones_like(flat[0]).index_fill(0, self.slot, 0.0)
         outside = flat * kept
-        return outside.expand(2, -1) if delta.ndim == 2 and len(self.delta) == 4 else outside
+        return outside.expand(2, -1) if delta.ndim == 2 and len(self.predicted) == 4 else outside
 
-    def bloch_sum(self, error: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        """Returns Σ_e exp(2πi k·R_e) E_e [N · spin, N · spin], spin fastest."""
-        angle = 2 * torch.pi * (self.R.to(k.dtype) @ k)
-        phase = torch.polar(torch.ones_like(angle), angle)[self.edge_of]
-        n, spins = self.n_orbitals, 2 if len(error) == 4 else 1
-        dense = torch.zeros(len(error), n * n, dtype=phase.dtype, device=phase.device)
-        dense = dense.index_add(1, self.place, (phase * error).to(phase.dtype))
-        return dense.reshape(spins, spins, n, n).permute(2, 0, 3, 1).reshape(spins * n, spins * n)
+    def between(self, error: torch.Tensor) -> torch.Tensor:
+        """Returns U†E(k)U [q, band, band] of all k-points."""
+        kind = self.vectors.dtype if error.is_complex() else self.vectors.real.dtype
+        return bloch_project(error.to(kind), self.layout, self.kpoints, self.vectors)
 
     def with_bands(self, kpoints: np.ndarray, vectors: np.ndarray, low: np.ndarray) -> CompactTarget:
         """Returns the label with other k-points.
@@ -119,22 +107,26 @@ class CompactTarget:
             vectors: [q, a, s] in the order of `Blocks.to_dense` (`kspace.eigenvectors_at`).
             low: which bands count as low [q, s], bool.
         """
-        real = self.overlap.dtype
-        wide = torch.complex64 if real == torch.float32 else torch.complex128
+        device, wide = self.delta.device, torch.complex64 if self.overlap.dtype == torch.float32 else torch.complex128
         return replace(
             self,
-            kpoints=torch.as_tensor(np.asarray(kpoints, dtype=np.float64)).to(self.R.device, real),
-            vectors=torch.as_tensor(np.asarray(vectors)).transpose(1, 2).to(self.R.device, wide),
-            low=torch.as_tensor(np.asarray(low, dtype=bool)).to(self.R.device),
+            kpoints=torch.as_tensor(np.asarray(kpoints, dtype=np.float64)).to(device),
+            vectors=torch.as_tensor(np.asarray(vectors)).to(device, wide),
+            low=torch.as_tensor(np.asarray(low, dtype=bool)).to(device),
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> CompactTarget:
-        """Returns the label on a device, its numbers in a real dtype and the complex one that goes with it."""
+        """Returns the label on a device, its numbers in a real dtype and the complex one that goes with it.
+
+        k-points stay in double precision.
+        """
         wide = torch.complex64 if dtype == torch.float32 else torch.complex128
 
         def moved(x: object) -> object:
             if isinstance(x, ShellPairSums):
                 return ShellPairSums(*map(moved, x))
+            if isinstance(x, BlochLayout) or x is self.kpoints:
+                return x.to(device)
             if isinstance(x, torch.Tensor):
                 return x.to(device, wide if x.is_complex() else dtype if x.is_floating_point() else x.dtype)
             return x
@@ -144,6 +136,7 @@ class CompactTarget:
     def nbytes(self) -> int:
         """Returns the memory of all its tensors."""
         values = [getattr(self, field.name) for field in fields(self)] + list(self.shell_pair_sums)
+        values += [self.layout.edges, self.layout.pairs, self.layout.vectors]
         return sum(x.nbytes for x in values if isinstance(x, torch.Tensor))
 
     @classmethod
@@ -165,20 +158,21 @@ class CompactTarget:
         Raises:
             ValueError: n_spin 2, or an overlap that depends on spin.
         """
-        graph, _basis = delta.graph, delta.basis
+        graph = delta.graph
         if delta.n_spin == 2:
             raise ValueError("delta: collinear spin is two structures: take channel(0) and channel(1)")
         s = overlap_with_spin(overlap.on(graph), 1)
         predicted = np.arange(graph.n_edges) if predicted is None else np.asarray(predicted)
-        rows, columns, n_orbitals = s.positions()
-        edge_of = np.repeat(np.arange(graph.n_edges), s.sizes)
+        edge_of = np.repeat(np.arange(graph.n_edges), s.sizes)  # of each number without spin
         slot, pair, n_slots = _slots(s, shells)
         number = np.full(graph.n_edges, -1)
         number[predicted] = np.arange(len(predicted))
         chosen = np.flatnonzero(number[edge_of] >= 0)
-        by_spin = _by_spin(delta)
-        wide_overlap = np.zeros(by_spin.shape, dtype=s.data.real.dtype)
+        places = _places(delta)
+        by_spin, wide_overlap = delta.data[places], np.zeros(places.shape, dtype=s.data.real.dtype)
         wide_overlap[0] = wide_overlap[-1] = s.data.real
+        flat_overlap = np.empty(places.size, dtype=s.data.real.dtype)
+        flat_overlap[places] = wide_overlap
         sums = (
             (np.abs(by_spin) ** 2).sum(0),
             (by_spin.conj() * wide_overlap).real.sum(0),
@@ -189,15 +183,13 @@ class CompactTarget:
         size = len(predicted) * len(shells) ** 2
         pair_sums = [np.bincount(target, x[chosen], size).reshape(len(predicted), -1) for x in sums]
         return cls(
-            R=torch.from_numpy(graph.R),
-            edge_of=torch.from_numpy(edge_of),
-            place=torch.from_numpy(rows * n_orbitals + columns),
-            n_orbitals=n_orbitals,
+            layout=delta.bloch_layout(),
+            sizes=torch.from_numpy(np.asarray(delta.sizes, dtype=np.int64)),
             slot=torch.from_numpy(number[edge_of[chosen]] * n_slots**2 + slot[chosen]),
-            predicted=torch.from_numpy(chosen),
+            predicted=torch.from_numpy(np.ascontiguousarray(places[:, chosen])),
             predicted_edges=torch.from_numpy(predicted.astype(np.int64)),
-            delta=torch.from_numpy(by_spin),
-            overlap=torch.from_numpy(wide_overlap),
+            delta=torch.from_numpy(delta.data),
+            overlap=torch.from_numpy(flat_overlap),
             shell_pair_sums=ShellPairSums(*map(torch.from_numpy, pair_sums)),
             n_slots=n_slots,
             kpoints=torch.zeros(0, 3, dtype=torch.float64),
@@ -206,11 +198,11 @@ class CompactTarget:
         )
 
 
-def _by_spin(blocks: Blocks) -> np.ndarray:
-    """[s, p] of blocks whose spin components follow each other edge by edge."""
+def _places(blocks: Blocks) -> np.ndarray:
+    """Where the numbers of each spin block lie in `data` [s, d/s]: spin blocks follow each other edge by edge."""
     per_spin = blocks.sizes // blocks.n_spin
     spin_of = np.repeat(np.tile(np.arange(blocks.n_spin), blocks.n_edges), np.repeat(per_spin, blocks.n_spin))
-    return np.stack([blocks.data[spin_of == s] for s in range(blocks.n_spin)])
+    return np.stack([np.flatnonzero(spin_of == s) for s in range(blocks.n_spin)])
 
 
 def _slots(spinless: Blocks, shells: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, int]:

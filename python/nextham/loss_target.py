@@ -137,6 +137,16 @@ class Target:
         pairs = pairs.reshape(n_atoms, n_atoms, spins, spins, slots, slots)
         return pairs.permute(0, 2, 4, 1, 3, 5).reshape(n_atoms * spins * slots, -1)
 
+    def between(self, error: torch.Tensor) -> torch.Tensor:
+        """Returns U†E(k)U [q, band, band] of all k-points."""
+        matrices = []
+        for k, vectors in zip(self.kpoints, self.vectors.flatten(2), strict=True):
+            dense = self.bloch_sum(error, k)
+            common = torch.promote_types(dense.dtype, vectors.dtype)
+            matrices.append(vectors.to(common).conj() @ dense.to(common) @ vectors.to(common).T)
+        n = self.vectors.shape[1]
+        return torch.stack(matrices) if matrices else self.vectors.new_zeros(0, n, n)
+
     @cached_property
     def shell_pair_sums(self) -> ShellPairSums:
         """What the trace label is made of."""

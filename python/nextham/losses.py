@@ -101,7 +101,7 @@ def total_loss(
     error = target.error(delta)
     if trace.shape != target.trace_shape:
         raise ValueError(f"trace: expected shape {target.trace_shape}, got {tuple(trace.shape)}")
-    projected = [project(error, target, q) for q in range(len(target.kpoints))]
+    projected = project(error, target)
     mu = gauge_mu(error, projected, target, settings)
     terms = hamiltonian_loss(error, projected, mu.detach(), target, settings)
     if settings.padded_slots:
@@ -124,20 +124,19 @@ class Projected(NamedTuple):
     coupling: torch.Tensor  # E_PQ
 
 
-def project(error: torch.Tensor, target: Target | CompactTarget, q: int) -> Projected:
-    """Returns U†E(k)U of k-point q, cut into low bands and rest; E(k) = Σ_e exp(2πi k·R_e) E_e.
+def project(error: torch.Tensor, target: Target | CompactTarget) -> list[Projected]:
+    """Returns U†E(k)U of each k-point, cut into low bands and rest; E(k) = Σ_e exp(2πi k·R_e) E_e.
 
     Args:
         error: E as the target stores it, eV.
         target: edges, k-points and eigenvectors.
-        q: which of the k-points.
     """
-    vectors = target.vectors[q].flatten(1)  # [band, orbital with spin]
-    dense = target.bloch_sum(error, target.kpoints[q])
-    common = torch.promote_types(dense.dtype, vectors.dtype)
-    between = vectors.to(common).conj() @ dense.to(common) @ vectors.to(common).T
-    low = target.low[q]
-    return Projected(between[low][:, low], between[~low][:, ~low], between[low][:, ~low])
+    if not len(target.kpoints):
+        return []
+    return [
+        Projected(matrix[low][:, low], matrix[~low][:, ~low], matrix[low][:, ~low])
+        for matrix, low in zip(target.between(error), target.low, strict=True)
+    ]
 
 
 def gauge_mu(

@@ -96,7 +96,7 @@ def test_published_losses(published, mode, own_vectors):
 def test_published_projections(published):
     target, _ = published.targets
     error = torch.from_numpy(published.delta()) - target.delta
-    projected = project(error, target, 0)
+    (projected,) = project(error, target)
     for name, matrix in (("P_err", projected.low), ("PQ_err", projected.coupling)):
         expected = published.arrays[name]
         assert np.abs(matrix.numpy() - expected).max() < 3e-7 * np.abs(expected).max(), name
@@ -238,7 +238,7 @@ def test_mu_minimises_the_squares():
 
     def at(shift):
         error = prediction - target.delta
-        projected = [project(error, target, q) for q in range(2)]
+        projected = project(error, target)
         mu = gauge_mu(error, projected, target, settings) + shift
         return float(sum(hamiltonian_loss(error, projected, mu, target, settings).values()))
 

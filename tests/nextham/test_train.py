@@ -366,7 +366,7 @@ def test_not_finite_stops_with_the_sample(data, tmp_path):
     settings = settings_of(data, tmp_path, optimizer={"structures": 3})
     trainer = Trainer(settings)
     sample = trainer.store["s1"]
-    sample.target.delta[0, 0] = math.nan
+    sample.target.delta[0] = math.nan
     with pytest.raises(TrainingError, match=r"^the loss of sample s1 is not finite in epoch 1, step 1; .*failure.pth"):
         trainer.run(say=str)
     failure = read_checkpoint(tmp_path / "failure.pth")

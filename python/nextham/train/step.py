@@ -113,10 +113,10 @@ def errors_of(sample: PreparedSample, delta: torch.Tensor | None) -> Errors:
         error = -target.delta if delta is None else target.error(delta)
         s = target.overlap
         mu = (s * error.real).sum(dtype=torch.float64) / s.square().sum(dtype=torch.float64)
-        size = (error - mu.to(s.dtype) * s).abs().sum(0, dtype=torch.float64)
-        of_edge = torch.zeros(len(target.R), dtype=torch.float64, device=s.device)
-        of_edge = of_edge.index_add(0, target.edge_of, size).cpu().numpy()
-    count = np.bincount(target.edge_of.cpu().numpy(), minlength=len(of_edge)) * len(target.delta)
+        size = (error - mu.to(s.dtype) * s).abs().double()
+        edge_of = torch.arange(len(target.sizes), device=s.device).repeat_interleave(target.sizes)
+        of_edge = size.new_zeros(len(target.sizes)).index_add(0, edge_of, size).cpu().numpy()
+    count = target.sizes.cpu().numpy()
     distance = sample.distance.double().cpu().numpy()
     inside = [(distance >= low) & (distance < high) for low, high in pairwise(DISTANCE_EDGES)]
     sums = np.array([1e3 * of_edge[where].sum() for where in inside])
