@@ -29,7 +29,7 @@ __all__ = [
 _KERNELS = {
     "bloch_sum": {"cpu": "cpp", "cuda": "reference"},
     "blocks_to_irreps": {"cpu": "cpp", "cuda": "reference"},
-    "edge_linear": {"cpu": "cpp", "cuda": "reference"},
+    "edge_linear": {"cpu": "cpp", "cuda": "triton"},
     "edge_tensor_product": {"cpu": "cpp", "cuda": "reference"},
     "edge_wigner": {"cpu": "cpp", "cuda": "triton"},
     "gate": {"cpu": "cpp", "cuda": "triton"},

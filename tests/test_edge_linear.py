@@ -1,5 +1,7 @@
 """Linear maps of edge rows and their folding, against the same maps in the global frame."""
 
+import functools
+
 import harness
 import pytest
 import torch
@@ -238,3 +240,29 @@ def test_contract():
         head_linear(x, heads, matrix, *irreps, bias, onsite.long())
     with harness.raises(TypeError, "matrix: expected dtype float32 as x, got float64"):
         edge_linear(x.float(), weights, *irreps)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(("n_heads", "onsite"), [(0, False), (2, False), (2, True)])
+@pytest.mark.parametrize("case", ["plain", "missing", "repeated", "wide"])
+def test_gpu_kernel(case, n_heads, onsite, n=harness.EDGES):
+    irreps_in, irreps_out, _ = {**CASES, "wide": ("72x0e+3x0o", "40x0e+81x1o", 0)}[case]
+    names = str(irreps_of(irreps_in)), str(irreps_of(irreps_out))
+    inputs = {
+        "x": harness.random(n, irreps_of(irreps_in).dim, seed=1),
+        "matrix": harness.random(1 + onsite, max(1, n_heads) * n_weights(irreps_in, irreps_out), seed=3),
+        "bias": harness.random(n_heads + 1, scalars(irreps_out), seed=4),
+        "where": torch.arange(n) % 5 == 2 if onsite else torch.zeros(0, dtype=torch.bool),
+    }
+    if n_heads:
+        inputs["heads"] = harness.random(n, n_heads, seed=2)
+
+    def run(op, x, matrix, bias, where, heads=None):
+        return op(x, x.new_empty(n, 0) if heads is None else heads, matrix, bias, where, *names)
+
+    harness.assert_gpu_kernel(
+        "edge_linear edge_linear_backward",
+        functools.partial(run, torch.ops.nextham.edge_linear),
+        functools.partial(run, reference.edge_linear),
+        inputs,
+    )

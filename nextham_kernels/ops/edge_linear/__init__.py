@@ -30,6 +30,7 @@ _op = define(
     cpu.forward,
     cpu.backward,
     lambda x, heads, matrix, bias, onsite, irreps_in, irreps_out: x.new_empty(len(x), dim_of(irreps_out)),
+    gpu=("edge_linear.kernel.forward", "edge_linear.kernel.backward"),
 )
 
 
