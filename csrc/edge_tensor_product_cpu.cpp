@@ -13,56 +13,32 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <type_traits>
 
+#include "edge_tensor_product.h"
 #include "matrix_product.h"
 #include "module.h"
-#include "rows.h"
-#include "tiles.h"
 
 namespace NEXTHAM_ISA {
 namespace {
 
-// Outputs summed at once: with two vectors each they fill half of the registers, which is what hides the latency.
-constexpr int kOutputs = kVectorBytes == 64 ? 8 : 4;
 // From 2 to 6 the time is the same: fewer make the sums over lanes dear, more leave the second-level cache.
 constexpr int kTiles = 4;
 
-// Channels of one irrep and one |m| of the result: where they lie, and what they sum over.
-struct Part {
-  std::int32_t term, n_terms;       // first of its terms, and their number
-  std::int32_t n, y;                // outputs, and the first of them (of +m)
-  std::int32_t y_stride, x_stride;  // from +m to −m
-  std::int32_t components;          // 2, or 1 where m = 0
-};
-struct Term {
-  std::int32_t x, radial;
-};
-
-// What the Python side tabulates, and the edges.
+// The table, the weights' coefficients, and the edges.
 template <typename T>
-struct Problem {
-  const Part* part;
-  std::int64_t n_parts;
-  const Term* term;
+struct Problem : ProductTable {
   const T* coefficient;       // of each weight, in the order of reading: per part, per kOutputs outputs, per term
   const std::int32_t* place;  // its place in the weights of the op
   std::int64_t n_weights;
-  const std::int32_t* directed;  // places in radial that on-site edges do without
-  std::int64_t n_directed;
   const bool* onsite;
   std::int64_t n, n_tiles;  // edges, and tiles of them
 
   Problem(const Array<bool>& onsite_, const Array<std::int32_t>& parts, const Array<std::int32_t>& terms,
           const Array<T>& coefficients, const Array<std::int32_t>& places, const Array<std::int32_t>& directed_)
-      : part(reinterpret_cast<const Part*>(in(parts))),
-        n_parts(parts.shape(0)),
-        term(reinterpret_cast<const Term*>(in(terms))),
+      : ProductTable(parts, terms, directed_),
         coefficient(in(coefficients)),
         place(in(places)),
         n_weights(places.shape(0)),
-        directed(in(directed_)),
-        n_directed(directed_.shape(0)),
         onsite(in(onsite_)),
         n(onsite_.shape(0)),
         n_tiles((n + kWidth<T> - 1) / kWidth<T>) {}
@@ -72,41 +48,7 @@ struct Problem {
     for (std::int64_t i = 0; i < n_weights; ++i) w[i] = coefficient[i] * weight[place[i]];
     return w;
   }
-
-  void shut_onsite(std::int64_t first, T* radial) const {
-    for (std::int64_t lane = 0; lane < std::min(kWidth<T>, n - first); ++lane) {
-      if (!onsite[first + lane]) continue;
-      for (std::int64_t i = 0; i < n_directed; ++i) radial[directed[i] * kWidth<T> + lane] = 0;
-    }
-  }
 };
-
-// Distances between the two vectors that share a weight.
-struct Pair {
-  std::int64_t x, radial, y;
-};
-
-// y_n = Σ_k W_kn r_k x_k
-template <int N, typename T>
-void sum_terms(const Term* term, std::int32_t n_terms, const T* w, const T* x, const T* radial, T* y, Pair pair) {
-  Vector<T> a[N], b[N];
-#pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) a[n] = b[n] = Vector<T>{};
-  for (const Term* end = term + n_terms; term < end; ++term, w += N) {
-    const T *x_k = x + term->x * kWidth<T>, *r_k = radial + term->radial * kWidth<T>;
-    const Vector<T> za = load(x_k) * load(r_k), zb = load(x_k + pair.x) * load(r_k + pair.radial);
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      a[n] += w[n] * za;
-      b[n] += w[n] * zb;
-    }
-  }
-#pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) {
-    store(y + n * kWidth<T>, a[n]);
-    store(y + n * kWidth<T> + pair.y, b[n]);
-  }
-}
 
 // grad_z_k = Σ_n W_kn g_n, and with it grad_x_k += r_k grad_z_k, grad_radial_k += x_k grad_z_k
 template <int N, typename T>
@@ -179,17 +121,6 @@ void sum_edges(const Part& p, const Term* term, const T* x, std::int64_t x_tile,
   }
 }
 
-// f(N, o, half, pair) for outputs o … o + N - 1 of a part; half is the vector of the tile that comes first.
-template <typename T, typename F>
-void each_pair(const Part& p, const F& f) {
-  constexpr std::int64_t w = kLanes<T>;
-  const bool two = p.components == 2;
-  const Pair pair = two ? Pair{p.x_stride * kWidth<T>, 0, p.y_stride * kWidth<T>} : Pair{w, w, w};
-  for (std::int64_t half = 0; half < (two ? 2 * w : w); half += w)
-    for (std::int32_t o = 0; o < p.n; o += kOutputs)
-      with_constant<kOutputs>(std::min(kOutputs, p.n - o), [&](auto n) { f(n, o, half, pair); });
-}
-
 // radial_weight: empty where radial_ holds r itself; then r = radial_weight t + radial_bias is made tile by tile.
 template <typename T>
 void forward(const Array<T>& x_, const Array<T>& radial_, const Array<T>& weight_, const Array<bool>& onsite_,
@@ -223,13 +154,8 @@ void forward(const Array<T>& x_, const Array<T>& radial_, const Array<T>& weight
         // A tile [c][lane] is what a packed matrix of one panel looks like.
         product<T>({radial_weight, c, 1}, d_radial, c, kWidth<T>, tile_t.get(), tile_radial.get(), kWidth<T>, true);
       }
-      q.shut_onsite(first, tile_radial.get());
-      const T* w = packed.get();
-      for (const Part* p = q.part; p < q.part + q.n_parts; w += p->n_terms * p->n, ++p)
-        each_pair<T>(*p, [&](auto n, std::int32_t o, std::int64_t half, Pair pair) {
-          sum_terms<n()>(q.term + p->term, p->n_terms, w + o * p->n_terms, tile_x.get() + half,
-                         tile_radial.get() + half, tile_y.get() + (p->y + o) * kWidth<T> + half, pair);
-        });
+      q.shut_onsite(q.onsite + first, q.n - first, tile_radial.get());
+      q.multiply(packed.get(), tile_x.get(), tile_radial.get(), kWidth<T>, tile_y.get());
       for (std::int64_t j = 0; j < n_bias; ++j)
         for (std::int64_t lane = 0; lane < kWidth<T>; ++lane) tile_y[bias_column[j] * kWidth<T> + lane] += bias[j];
       write_tile<T>(tile_y.get(), first, {y, d_y, q.n, nowhere.get()});
@@ -273,17 +199,17 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& radial_
         read_tile<T>({x, d, q.n, zeros.get()}, first, tile_x);
         read_tile<T>({radial, d_radial, q.n, zeros.get()}, first, tile_radial);
         read_tile<T>({grad, d_y, q.n, zeros.get()}, first, tile_g);
-        q.shut_onsite(first, tile_radial);
+        q.shut_onsite(q.onsite + first, q.n - first, tile_radial);
         if (!inputs) continue;
         std::fill_n(pull_x.get(), size_x, T(0));
         std::fill_n(pull_radial.get(), size_radial, T(0));
         const T* w = packed.get();
         for (const Part* p = q.part; p < q.part + q.n_parts; w += p->n_terms * p->n, ++p)
-          each_pair<T>(*p, [&](auto n, std::int32_t o, std::int64_t half, Pair pair) {
+          each_pair<T>(*p, kWidth<T>, [&](auto n, std::int32_t o, std::int64_t half, Pair pair) {
             pull_terms<n()>(q.term + p->term, p->n_terms, w + o * p->n_terms, tile_g + (p->y + o) * kWidth<T> + half,
                             tile_x + half, tile_radial + half, pull_x.get() + half, pull_radial.get() + half, pair);
           });
-        q.shut_onsite(first, pull_radial.get());
+        q.shut_onsite(q.onsite + first, q.n - first, pull_radial.get());
         write_tile<T>(pull_x.get(), first, {grad_x, d, q.n, nowhere.get()});
         write_tile<T>(pull_radial.get(), first, {grad_radial, d_radial, q.n, nowhere.get()});
       }

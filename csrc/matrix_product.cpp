@@ -94,6 +94,37 @@ void product(Strided<T> a, std::int64_t rows, std::int64_t k, std::int64_t n, co
     product_block(a, rows, k, std::min(kPanel<T>, n - first), packed, c, row_c, panel_c, add);
 }
 
+template <typename T>
+std::int64_t weights_size(std::int64_t rows, std::int64_t k) {
+  return rows * k;
+}
+
+template <typename T>
+void pack_weights(Strided<T> a, std::int64_t rows, std::int64_t k, T* packed) {
+  for (std::int64_t first = 0; first < rows; first += kRows)
+    for (std::int64_t i = 0; i < k; ++i)
+      for (std::int64_t r = first; r < std::min(first + kRows, rows); ++r) *packed++ = a.a[r * a.row + i * a.column];
+}
+
+// A group of rows with all panels at a time: it stays in the first-level cache.
+template <typename T>
+void tile_product(const Weights<T>& a, Panels<const T> b, std::int64_t n_lanes, Panels<T> c, bool add) {
+  for (std::int64_t first = 0; first < a.rows; first += kRows) {
+    const std::int64_t rows = std::min<std::int64_t>(kRows, a.rows - first);
+    const Strided<T> group{a.packed + first * a.k, 1, rows};
+    for (std::int64_t lane = 0, p = 0; lane < n_lanes; lane += kPanel<T>, ++p)
+      product_block(group, rows, a.k, std::min(kPanel<T>, n_lanes - lane), b.base + p * b.panel,
+                    c.base + p * c.panel + first * kPanel<T>, kPanel<T>, kPanel<T>, add);
+  }
+}
+
+#define NEXTHAM_INSTANTIATE(T)                                               \
+  template std::int64_t weights_size<T>(std::int64_t, std::int64_t);         \
+  template void pack_weights<T>(Strided<T>, std::int64_t, std::int64_t, T*); \
+  template void tile_product<T>(const Weights<T>&, Panels<const T>, std::int64_t, Panels<T>, bool);
+NEXTHAM_INSTANTIATE(float)
+NEXTHAM_INSTANTIATE(double)
+
 template void product<float>(Strided<float>, std::int64_t, std::int64_t, std::int64_t, const float*, float*,
                              std::int64_t, bool, std::int64_t);
 template void product<double>(Strided<double>, std::int64_t, std::int64_t, std::int64_t, const double*, double*,

@@ -4,6 +4,9 @@
 // B is packed once per call into panels of two vectors of columns, [panel][k][2 kLanes], the last padded with zeros; A
 // is read where it lies, with any strides, so that a transposed A costs nothing. A piece of C of kRows rows and one
 // panel is summed in registers: 24 multiply-adds cost 2 loads of B and 12 broadcasts of A (AVX-512).
+//
+// Where edges are lanes, a tile [k][2 kLanes] is such a panel already, and the weights are what is packed: once, in
+// groups of kRows rows.
 #pragma once
 
 #include <algorithm>
@@ -52,5 +55,32 @@ struct Strided {
 template <typename T>
 void product(Strided<T> a, std::int64_t rows, std::int64_t k, std::int64_t n, const T* packed, T* c, std::int64_t row_c,
              bool add = false, std::int64_t panel_c = kPanel<T>);
+
+// Weights [rows, k] that multiply tiles of edges, packed as the product reads them.
+template <typename T>
+struct Weights {
+  const T* packed;
+  std::int64_t rows, k;
+};
+
+// Numbers of packed weights.
+template <typename T>
+std::int64_t weights_size(std::int64_t rows, std::int64_t k);
+
+// Packs a[i * row + j * column], i < rows, j < k.
+template <typename T>
+void pack_weights(Strided<T> a, std::int64_t rows, std::int64_t k, T* packed);
+
+// Rows of a tile [d][kPanel] of each of several panels, which lie `panel` numbers apart.
+template <typename T>
+struct Panels {
+  T* base;
+  std::int64_t panel;
+};
+
+// C = A B, or with `add` C += A B, for n_lanes edges (a multiple of kLanes): panel p holds edges p kPanel and on, B k
+// rows and C as many as A.
+template <typename T>
+void tile_product(const Weights<T>& a, Panels<const T> b, std::int64_t n_lanes, Panels<T> c, bool add = false);
 
 }  // namespace NEXTHAM_ISA

@@ -28,6 +28,8 @@ const char* words(Kind kind) {
       return "a list of C-contiguous float32 arrays";
     case Kind::float64_arrays:
       return "a list of C-contiguous float64 arrays";
+    case Kind::int32_arrays:
+      return "a list of C-contiguous int32 arrays";
     case Kind::integer:
       return "an integer";
     case Kind::number:
@@ -84,6 +86,8 @@ bool take(pybind11::handle given, Kind kind, Argument& a) {
       return take_arrays<float>(given, a);
     case Kind::float64_arrays:
       return take_arrays<double>(given, a);
+    case Kind::int32_arrays:
+      return take_arrays<std::int32_t>(given, a);
     case Kind::integer:
       return take_number<std::int64_t>(given, a.integer);
     case Kind::number:

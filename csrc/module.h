@@ -22,6 +22,7 @@ enum class Kind {
   bool_array,
   float32_arrays,
   float64_arrays,
+  int32_arrays,
   integer,
   number,
   flag
@@ -45,6 +46,8 @@ template <>
 inline constexpr Kind kind_of<std::vector<Array<float>>> = Kind::float32_arrays;
 template <>
 inline constexpr Kind kind_of<std::vector<Array<double>>> = Kind::float64_arrays;
+template <>
+inline constexpr Kind kind_of<std::vector<Array<std::int32_t>>> = Kind::int32_arrays;
 
 template <typename T>
 T value_of(const Argument& a) {
@@ -52,7 +55,8 @@ T value_of(const Argument& a) {
     return static_cast<T>(a.number);
   } else if constexpr (std::is_arithmetic_v<T>) {
     return static_cast<T>(a.integer);
-  } else if constexpr (kind_of<T> == Kind::float32_arrays || kind_of<T> == Kind::float64_arrays) {
+  } else if constexpr (kind_of<T> == Kind::float32_arrays || kind_of<T> == Kind::float64_arrays ||
+                       kind_of<T> == Kind::int32_arrays) {
     return T(a.items.begin(), a.items.end());
   } else {
     return T(a);
@@ -96,6 +100,7 @@ class Module {
   X(attention) \
   X(bloch_sum) \
   X(blocks_irreps) \
+  X(edge_layer) \
   X(edge_linear) \
   X(edge_tensor_product) \
   X(edge_wigner) \

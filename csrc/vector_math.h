@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "lanes.h"
+
 namespace NEXTHAM_ISA {
 
 template <typename To, typename From>
@@ -58,6 +60,15 @@ inline T sigmoid_of(T x) {
   constexpr T most = sizeof(T) == 4 ? 60 : 600;
   x = x < -most ? -most : (x > most ? most : x);
   return 1 / (1 + exp_of(-x));
+}
+
+// Of a vector of lanes.
+template <typename T>
+inline Vector<T> sigmoid_of_lanes(Vector<T> x) {
+  Vector<T> y;
+#pragma omp simd
+  for (int lane = 0; lane < kLanes<T>; ++lane) y[lane] = sigmoid_of(x[lane]);
+  return y;
 }
 
 }  // namespace NEXTHAM_ISA

@@ -17,6 +17,7 @@ from nextham.model.folding import FoldedLayer, fold_layer
 from nextham.model.network import Geometry, Network
 from nextham_kernels.checks import check_shapes, check_tensors
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
+from nextham_kernels.ops.edge_layer import packable
 
 __all__ = ["ENGINES", "Ensemble", "Prediction"]
 
@@ -144,9 +145,10 @@ class Ensemble(nn.Module):
         """Returns the folded weights: made in every step that records gradients, else once until a weight changes."""
         if torch.is_grad_enabled():
             return [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
-        key = tuple((p.data_ptr(), p.dtype, p._version) for p in _parameters(self))
+        key = (packable(self.device), *((p.data_ptr(), p.dtype, p._version) for p in _parameters(self)))
         if self._folded is None or self._folded[0] != key:
-            folded = [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
+            packed = packable(self.device)
+            folded = [[fold_layer(n, k, packed) for k in range(self.config.n_layers)] for n in self.networks]
             self._folded = (key, folded)
         return self._folded[1]
 

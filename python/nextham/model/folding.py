@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import nn
 
 from nextham.model.attention import Attention, head_irreps
 from nextham.model.config import NextHAMConfig
@@ -15,20 +16,21 @@ from nextham.model.network import Network
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps
+from nextham_kernels.ops.edge_layer import EdgeLayerSettings, EdgeLayerWeights, HeadMap, PackedEdgeLayer, pack
 from nextham_kernels.ops.edge_linear.folding import flat, linear_matrices, product_matrices, through_heads
 from nextham_kernels.ops.gate import gate_input_irreps
 from nextham_kernels.ops.linear.reference import Part, plan
-from nextham_kernels.ops.tracegrad import FoldedTraceGrad, fold_tracegrad
+from nextham_kernels.ops.tracegrad import fold_tracegrad
 
 if TYPE_CHECKING:
     from e3nn import o3
 
 __all__ = [
     "FoldedLayer",
-    "HeadMap",
     "Map",
     "fold_layer",
     "irrep_parts",
+    "layer_settings",
     "message_irreps",
     "output_irreps",
     "output_places",
@@ -44,29 +46,18 @@ class Map(NamedTuple):
     bias: torch.Tensor | None = None
 
 
-class HeadMap(NamedTuple):
-    """From the gated values of an edge to one output: Σ_h a_h (M_h v + b_h) + b, what `head_linear` takes."""
-
-    irreps: str  # of the output
-    matrix: torch.Tensor  # M of directed and of on-site edges, whose harmonics vanish beyond degree 0 [2, w]
-    bias: torch.Tensor  # b_h of the 0e channels, and behind them b where it is not added later [h (+ 1), c]
-
-
 class FoldedLayer(NamedTuple):
     """What one layer needs."""
 
     source: Map  # normalised node features → message of the edges that begin there
     target: Map  # the same of the edges that end there
-    merge: Map  # normalised edge features → message
-    product: torch.Tensor  # linear map behind the first product, to attention scalars and gate input
-    scalar_bias: torch.Tensor  # bias of those scalars [c]
-    to_edge: HeadMap  # in the last layer: to the output
-    to_node: HeadMap | None
+    settings: EdgeLayerSettings
+    edge: EdgeLayerWeights  # what happens on edges; in the last layer `to_edge` goes to the output
+    packed: PackedEdgeLayer | None  # the same for inference
     node_bias: torch.Tensor | None  # of the node output, all its columns [d]
     to_scalars: HeadMap | None  # in the last layer: to the scalars that TraceGrad reads
     rise: Map | None
     fall: Map | None
-    tracegrad: FoldedTraceGrad
 
 
 @functools.cache
@@ -99,8 +90,26 @@ def irrep_parts(irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> dict[o3.Irrep, P
     return dict(zip(common, plan(irreps_in, irreps_out), strict=True))
 
 
-def fold_layer(network: Network, k: int) -> FoldedLayer:
-    """Returns the folded weights of layer k; differentiable, so that training folds in every step."""
+def layer_settings(config: NextHAMConfig) -> EdgeLayerSettings:
+    """Returns sizes and constants of every layer."""
+    return EdgeLayerSettings(
+        config.hidden,
+        config.l_max,
+        message_irreps(config),
+        config.alpha_scalars,
+        config.floor,
+        float(config.tracegrad_residual),
+    )
+
+
+def fold_layer(network: Network, k: int, packed: bool = False) -> FoldedLayer:
+    """Returns the folded weights of layer k; differentiable, so that training folds in every step.
+
+    Args:
+        network: the network.
+        k: the layer.
+        packed: pack what inference on the CPU reads, too.
+    """
     config, layer = network.config, network.layers[k]
     attention, hidden = layer.attention, config.hidden_irreps
     source, target, merge = _merge(attention, hidden)
@@ -135,16 +144,33 @@ def fold_layer(network: Network, k: int) -> FoldedLayer:
         rise, fall = _map(layer.rise), _map(layer.fall)
     trace = network.tracegrad[k]
     tracegrad = fold_tracegrad(trace.forms, list(trace.mlp.parameters()), str(trace.irreps))
-    return FoldedLayer(
-        source, target, merge, combined, scalar_bias, to_edge, to_node, node_bias, to_scalars, rise, fall, tracegrad
+    *radial, last = _parameters(attention.radial)
+    settings = layer_settings(config)
+    edge = EdgeLayerWeights(
+        (layer.norm_edge.weight, layer.norm_edge.bias),
+        merge,
+        (*radial, last, attention.radial_offset),
+        combined,
+        scalar_bias,
+        tuple(_parameters(attention.logits)),
+        to_edge,
+        to_node,
+        tracegrad,
     )
+    ready = pack(edge, settings) if packed else None
+    return FoldedLayer(source, target, settings, edge, ready, node_bias, to_scalars, rise, fall)
+
+
+def _parameters(mlp: nn.Sequential) -> list[torch.Tensor]:
+    """Weights and biases in their order."""
+    return [p for part in mlp for p in part._parameters.values() if p is not None]
 
 
 def _map(linear: Linear) -> Map:
     return Map(flat(linear_matrices(linear.weight, str(linear.irreps_in), str(linear.irreps_out))), linear.bias)
 
 
-def _merge(attention: Attention, hidden: o3.Irreps) -> tuple[Map, Map, Map]:
+def _merge(attention: Attention, hidden: o3.Irreps) -> tuple[Map, Map, torch.Tensor]:
     """What the two ends of an edge and the edge itself add to its message; the biases come with the first."""
     thrice = str(hidden + hidden + hidden)
     matrices = linear_matrices(attention.merge.weight, thrice, str(hidden))
@@ -155,7 +181,7 @@ def _merge(attention: Attention, hidden: o3.Irreps) -> tuple[Map, Map, Map]:
         own = linear_matrices(linear.weight, str(hidden), str(hidden))
         parts.append(flat([a @ b for a, b in zip(own, third, strict=True)]))
     scalar = _scalar_matrix(thirds[0], str(hidden), str(hidden))
-    return Map(parts[0], attention.source.bias @ scalar + attention.merge.bias), Map(parts[1]), Map(flat(thirds[2]))
+    return Map(parts[0], attention.source.bias @ scalar + attention.merge.bias), Map(parts[1]), flat(thirds[2])
 
 
 def _through_readout(network: Network, to_edge: Linear) -> tuple[torch.Tensor, torch.Tensor]:

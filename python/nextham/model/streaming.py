@@ -22,6 +22,7 @@ from nextham.model.ensemble import CHUNK, Ensemble
 from nextham.model.folding import fold_layer
 from nextham.model.reduced_network import ReducedNetwork
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
+from nextham_kernels.ops.edge_layer import packable
 
 __all__ = ["Needs", "needs_of", "stream_delta"]
 
@@ -109,7 +110,7 @@ def stream_delta(
     with torch.no_grad():
         for network, folded in zip(ensemble.networks, ensemble.fold(), strict=True):
             reduced = ReducedNetwork(network, writing)
-            last = fold_layer(reduced, config.n_layers - 1)
+            last = fold_layer(reduced, config.n_layers - 1, packable(device))
             rows = vector.new_empty(len(order), config.hidden_irreps.dim)
             for span in spans:
                 irreps = _irreps_of(h0, edge_of[span], reading, ensemble)

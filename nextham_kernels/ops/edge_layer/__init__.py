@@ -1,0 +1,179 @@
+"""One layer of attention on edges, in the frame of each edge: what happens between the nodes of a layer and the next.
+
+With x_e the row of edge e (`nextham_kernels.edge_layout`), s and t what nodes send along edges that begin and end at
+them, b_e the radial basis and every map one matrix per |m|:
+
+    m_e = D_e (s_src e + t_dst e) + merge(norm(x_e))
+    p_e = edge_tensor_product(m_e, radial MLP(b_e)) + bias on 0e,   the first numbers of p_e being the scalars q_e
+    v_e = gate(rest of p_e),   a_e = logits MLP([b_e, q_e])                             edge_values
+    x′_e = tracegrad_update(Σ_h a_eh M_h v_e),   y_n = Σ_{e: dst_e = n} D_eᵀ Σ_h softmax_n(a)_eh N_h v_e   edge_layer
+
+It is the composition of the ops of this package that `composition` writes down, with their derivatives. Weights that
+were packed (`pack`) run on the CPU in one kernel instead, whose steps share tiles of edges in the second-level cache;
+it has no derivatives.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from nextham_kernels.checks import check_shapes, check_tensors
+from nextham_kernels.clebsch_gordan import dim_of
+from nextham_kernels.loading import interpreted, reference_only
+from nextham_kernels.ops.edge_layer import composition, cpu
+from nextham_kernels.ops.edge_layer.composition import (
+    EdgeLayerSettings,
+    EdgeLayerWeights,
+    Edges,
+    HeadMap,
+    through_heads,
+)
+from nextham_kernels.ops.edge_layer.cpu import PackedEdgeLayer
+
+__all__ = [
+    "EdgeLayerResult",
+    "EdgeLayerSettings",
+    "EdgeLayerWeights",
+    "Edges",
+    "HeadMap",
+    "PackedEdgeLayer",
+    "edge_layer",
+    "edge_values",
+    "pack",
+    "packable",
+    "through_heads",
+]
+
+
+class EdgeLayerResult(NamedTuple):
+    """Of `edge_layer`."""
+
+    edge: torch.Tensor  # x′ [e, d]
+    node: torch.Tensor  # y [n, d], rows
+    invariants: torch.Tensor | None  # z of TraceGrad [e, c]
+
+
+def packable(device: torch.device) -> bool:
+    """Returns whether packed weights have a kernel there, and neither references nor GPU kernels were asked for."""
+    return device.type == "cpu" and not reference_only() and not interpreted()
+
+
+def pack(weights: EdgeLayerWeights, settings: EdgeLayerSettings) -> PackedEdgeLayer:
+    """Returns the weights as the CPU kernel reads them; they do not follow later changes.
+
+    Raises:
+        TypeError: weights on another device than the CPU.
+        RuntimeError: the kernels are not built.
+    """
+    if weights.merge.device.type != "cpu":
+        raise TypeError(f"weights: expected tensors on the CPU, got {weights.merge.device}")
+    return cpu.pack(weights, settings)
+
+
+def edge_values(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    weights: EdgeLayerWeights | PackedEdgeLayer,
+    settings: EdgeLayerSettings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns gated values and attention logits of edges, the formulas being on the op's page.
+
+    Args:
+        source: s, rows of all nodes [n, d], float32 or float64.
+        target: t, the same.
+        edge: x, rows [e, d].
+        edges: the geometry of these edges.
+        weights: plain weights, or packed ones, which record no gradient.
+        settings: sizes and constants.
+
+    Returns:
+        v [e, d] and a [e, h].
+
+    Raises:
+        ValueError: a wrong shape.
+        TypeError: a wrong or mixed dtype or device.
+
+    Example:
+        >>> import torch
+        >>> from nextham_kernels.ops.rotation import edge_wigner
+        >>> one, zero, eye = torch.ones(1), torch.zeros(1), torch.ones(1, 1)
+        >>> radial, logits = (eye, zero, one, zero, eye, one), (torch.ones(1, 2), zero)
+        >>> to_edge = HeadMap("1x0e", torch.ones(2, 1), zero[None])
+        >>> weights = EdgeLayerWeights(
+        ...     (one, zero), one, radial, torch.ones(2), torch.zeros(2), logits, to_edge, None, None
+        ... )
+        >>> settings = EdgeLayerSettings("1x0e", 0, "1x0e+1x0e", 1, 0.0, 0.0)
+        >>> end = torch.zeros(1, dtype=torch.int64)
+        >>> edges = Edges(end, end, torch.tensor([True]), edge_wigner(torch.zeros(1, 3), 0), 3 * eye)
+        >>> value, a = edge_values(eye, eye, eye, edges, weights, settings)
+        >>> value.round(decimals=2), a  # SiLU(2) times e3nn's 1.679, and 3 + 2
+        (tensor([[2.9600]]), tensor([[5.]]))
+    """
+    _check(source, target, edge, edges, settings)
+    if isinstance(weights, PackedEdgeLayer):
+        return cpu.edge_values(source, target, edge, edges, weights, settings)
+    return composition.edge_values(source, target, edge, edges, weights, settings)
+
+
+def edge_layer(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    weights: EdgeLayerWeights | PackedEdgeLayer,
+    settings: EdgeLayerSettings,
+    nodes: tuple[int, int],
+    invariants: bool = False,
+    out: torch.Tensor | None = None,
+) -> EdgeLayerResult:
+    """Runs a layer on all edges into some nodes, the formulas being on the op's page.
+
+    Args:
+        source: s, rows of all nodes [n, d], float32 or float64.
+        target: t, the same.
+        edge: x, rows [e, d].
+        edges: the geometry of these edges, sorted by `dst`.
+        weights: plain weights, or packed ones, which record no gradient and give no invariants.
+        settings: sizes and constants.
+        nodes: first node that the edges point to, and the one behind the last.
+        invariants: TraceGrad's invariants are wanted.
+        out: a tensor [e, d] for x′, where no gradient is recorded; `edge` itself is fine.
+
+    Returns:
+        x′ [e, d], y of the nodes and TraceGrad's invariants or None.
+
+    Raises:
+        ValueError: a wrong shape, or invariants with packed weights.
+        TypeError: a wrong or mixed dtype or device.
+    """
+    _check(source, target, edge, edges, settings)
+    if isinstance(weights, PackedEdgeLayer):
+        if invariants:
+            raise ValueError("invariants: packed weights give none, use plain ones")
+        out = torch.empty_like(edge) if out is None else out
+        return EdgeLayerResult(out, cpu.edge_layer(source, target, edge, edges, weights, settings, nodes, out), None)
+    made = composition.edge_layer(source, target, edge, edges, weights, settings, nodes, invariants)
+    return EdgeLayerResult(made[0] if out is None else out.copy_(made[0]), *made[1:])
+
+
+def _check(
+    source: torch.Tensor, target: torch.Tensor, edge: torch.Tensor, edges: Edges, settings: EdgeLayerSettings
+) -> None:
+    """The shapes, once; indices come from the caller's geometry and are trusted."""
+    floating = {"source": source, "target": target, "edge": edge, "wigner": edges.wigner, "radial": edges.radial}
+    check_tensors(**floating, integer={"src": edges.src, "dst": edges.dst})
+    n, d = len(edge), dim_of(settings.irreps)
+    check_shapes(
+        source=(source, f"n {d}"),
+        target=(target, f"{len(source)} {d}"),
+        edge=(edge, f"e {d}"),
+        src=(edges.src, str(n)),
+        dst=(edges.dst, str(n)),
+        onsite=(edges.onsite, str(n)),
+        wigner=(edges.wigner, f"{n} w"),
+        radial=(edges.radial, f"{n} c"),
+    )

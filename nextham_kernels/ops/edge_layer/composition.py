@@ -1,0 +1,135 @@
+"""A layer on edges as the composition of ops: its meaning, and the way that records gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from nextham_kernels.ops.attention import segment_softmax
+from nextham_kernels.ops.edge_linear import edge_linear, head_linear
+from nextham_kernels.ops.edge_tensor_product import edge_tensor_product
+from nextham_kernels.ops.gate import gate
+from nextham_kernels.ops.layer_norm_silu import layer_norm_silu
+from nextham_kernels.ops.norm import norm
+from nextham_kernels.ops.rotation import rotate_to_edges, rotate_to_nodes
+from nextham_kernels.ops.tracegrad import FoldedTraceGrad, folded_invariants, tracegrad_update
+
+__all__ = ["EdgeLayerSettings", "EdgeLayerWeights", "Edges", "HeadMap", "edge_layer", "edge_values", "through_heads"]
+
+
+class HeadMap(NamedTuple):
+    """From the gated values of an edge to one output: Σ_h a_h (M_h v + b_h) + b, what `head_linear` takes."""
+
+    irreps: str  # of the output
+    matrix: torch.Tensor  # M of directed and of on-site edges, whose harmonics vanish beyond degree 0 [2, w]
+    bias: torch.Tensor  # b_h of the 0e channels, and behind them b where it is not added later [h (+ 1), c]
+
+
+class EdgeLayerWeights(NamedTuple):
+    """The weights of a layer; an MLP is a list as in `tracegrad`."""
+
+    norm: tuple[torch.Tensor, torch.Tensor]  # weight and bias of the norm of edge rows
+    merge: torch.Tensor  # normalised edge rows → message, what `edge_linear` takes
+    radial: tuple[torch.Tensor, ...]  # MLP: radial basis → weights of the product
+    product: torch.Tensor  # linear map behind the product
+    scalar_bias: torch.Tensor  # bias of its 0e channels
+    logits: tuple[torch.Tensor, ...]  # MLP: [radial basis, attention scalars] → logits
+    to_edge: HeadMap
+    to_node: HeadMap | None  # `edge_layer` needs it, and TraceGrad
+    tracegrad: FoldedTraceGrad | None
+
+
+class EdgeLayerSettings(NamedTuple):
+    """Sizes and constants of a layer."""
+
+    irreps: str  # of nodes, edges and values
+    l_max: int  # of the harmonics
+    product: str  # irreps behind the product: attention scalars, then the gate's input
+    n_alpha: int  # attention scalars
+    floor: float  # of the norm
+    residual: float  # of TraceGrad's update; 0 leaves it out
+    norm_eps: float = 1e-5
+    radial_eps: float = 1e-5
+    logits_eps: float = 1e-6
+
+
+class Edges(NamedTuple):
+    """The geometry of some edges."""
+
+    src: torch.Tensor  # [e]
+    dst: torch.Tensor  # [e]
+    onsite: torch.Tensor  # whether the edge has zero length [e]
+    wigner: torch.Tensor  # rotations into the edge frames [e, w]
+    radial: torch.Tensor  # radial basis [e, c]
+
+
+def _mlp(x: torch.Tensor, parameters: Sequence[torch.Tensor], eps: float) -> torch.Tensor:
+    for i in range(0, len(parameters), 4):
+        if i:
+            x = layer_norm_silu(x, *parameters[i - 2 : i], eps)
+        x = torch.nn.functional.linear(x, *parameters[i : i + 2])
+    return x
+
+
+def edge_values(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    weights: EdgeLayerWeights,
+    settings: EdgeLayerSettings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns v and a."""
+    irreps = settings.irreps
+    message = rotate_to_edges(source, edges.wigner, irreps, edges.src, target, edges.dst, node_rows=True)
+    normed = norm(edge, *weights.norm, irreps, settings.norm_eps, settings.floor, edge=True)
+    message = message + edge_linear(normed, weights.merge, irreps, irreps)
+    *first, weight, shift, last, offset = weights.radial
+    hidden = layer_norm_silu(_mlp(edges.radial, first, settings.radial_eps), weight, shift, settings.radial_eps)
+    product = edge_tensor_product(
+        message,
+        hidden,
+        weights.product,
+        edges.onsite,
+        irreps,
+        settings.l_max,
+        settings.product,
+        last,
+        offset,
+        weights.scalar_bias,
+    )
+    scalars = product[:, : settings.n_alpha]
+    logits = _mlp(torch.cat([edges.radial, scalars], dim=1), weights.logits, settings.logits_eps)
+    return gate(product, irreps, edge=True, skip=settings.n_alpha), logits
+
+
+def through_heads(value: torch.Tensor, heads: torch.Tensor, to: HeadMap, edges: Edges, irreps: str) -> torch.Tensor:
+    """Returns Σ_h a_h (M_h v + b_h) + b."""
+    return head_linear(value, heads, to.matrix, irreps, to.irreps, to.bias, edges.onsite)
+
+
+def edge_layer(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    weights: EdgeLayerWeights,
+    settings: EdgeLayerSettings,
+    nodes: tuple[int, int],
+    invariants: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Returns x′, y and z."""
+    irreps = settings.irreps
+    value, logits = edge_values(source, target, edge, edges, weights, settings)
+    into, n_nodes = edges.dst - nodes[0], nodes[1] - nodes[0]
+    out = through_heads(value, logits, weights.to_edge, edges, irreps)
+    softmax = segment_softmax(logits, into, n_nodes, ascending=True)
+    mixed = through_heads(value, softmax, weights.to_node, edges, irreps)
+    node = rotate_to_nodes(mixed, edges.wigner, irreps, into, n_nodes, True, ascending=True)
+    if settings.residual:
+        out, z = tracegrad_update(out, weights.tracegrad, settings.residual, edge=True, invariants=invariants)
+    else:
+        z = folded_invariants(out, weights.tracegrad, edge=True) if invariants else None
+    return out, node, z

@@ -1,0 +1,179 @@
+"""A layer on edges: packed weights, tables and calls of the C++ kernel."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from nextham_kernels.clebsch_gordan import dim_of, irreps_of
+from nextham_kernels.loading import kernels
+from nextham_kernels.ops import edge_linear, edge_tensor_product, gate, gram, norm, rotation
+from nextham_kernels.ops.edge_layer.composition import EdgeLayerSettings, EdgeLayerWeights, Edges, HeadMap
+from nextham_kernels.ops.edge_linear.reference import pieces
+from nextham_kernels.ops.gate.reference import SIGMOID_SCALE, SILU_SCALE, counts
+from nextham_kernels.ops.tracegrad.closed_form import EPS
+
+
+class PackedEdgeLayer(NamedTuple):
+    """Weights as the kernel reads them; `pack` makes it."""
+
+    arrays: list[np.ndarray]
+    tables: list[np.ndarray]
+    numbers: np.ndarray
+    n_heads: int
+
+
+def _packed(matrix: torch.Tensor) -> torch.Tensor:
+    """A matrix [rows, k] that multiplies tiles."""
+    size = np.empty(1, dtype=np.int64)
+    kernels().packed_size(*matrix.shape, matrix.dtype == torch.float32, size)
+    packed = matrix.new_zeros(int(size[0]))
+    kernels().pack_weights(matrix.contiguous().numpy(), packed.numpy())
+    return packed
+
+
+def _packed_map(matrix: torch.Tensor, irreps_in: str, irreps_out: str, n_heads: int) -> torch.Tensor:
+    """The matrices of all |m|, transposed."""
+    parts = [
+        matrix[n_heads * p.start : n_heads * (p.start + p.c_in * p.c_out)].view(n_heads * p.c_in, p.c_out)
+        for p in pieces(irreps_in, irreps_out)
+    ]
+    return torch.cat([matrix.new_empty(0), *(_packed(m.T) for m in parts)])
+
+
+def _mlp(parameters: tuple[torch.Tensor, ...]) -> tuple[list[torch.Tensor], np.ndarray]:
+    """The arrays of an MLP, its matrices packed, and its widths."""
+    matrices = parameters[::4] if len(parameters) < 3 else [p for p in parameters if p.dim() == 2]
+    widths = np.array([matrices[0].shape[1], *(m.shape[0] for m in matrices)], dtype=np.int32)
+    return [_packed(p) if p.dim() == 2 else p for p in parameters], widths
+
+
+def _heads(to: HeadMap, irreps: str) -> list[torch.Tensor]:
+    n_heads = to.matrix.shape[1] // max(1, sum(p.c_in * p.c_out for p in pieces(irreps, to.irreps)))
+    directed, onsite = (_packed_map(m, irreps, to.irreps, n_heads) for m in to.matrix)
+    return [directed, to.bias, onsite]
+
+
+@functools.cache
+def _tables(
+    settings: EdgeLayerSettings, dtype: torch.dtype, n_heads: int, n_outputs: int
+) -> dict[str, tuple[np.ndarray, ...]]:
+    irreps = settings.irreps
+    runs, count, share, centred, channel, place = norm.cpu.tables(irreps, True)
+    places, at, index, sign, pair_sign = rotation.cpu.tables(irreps, dtype)
+    parts, terms, coefficient, weight, directed = edge_tensor_product.cpu.tables(
+        irreps, settings.l_max, settings.product, dtype, n_outputs
+    )
+    n_scalars, n_gates = counts(irreps_of(irreps))
+    sizes = np.array([dim_of(settings.product), settings.n_alpha, n_scalars, n_gates], dtype=np.int32)
+    return {
+        "norm": (runs, centred),
+        "norm_arrays": tuple(torch.from_numpy(a).to(dtype) for a in (count, share)),
+        "norm_places": (channel, place),
+        "rotation": (places, at, index),
+        "rotation_arrays": (torch.from_numpy(sign), torch.from_numpy(pair_sign)),
+        "merge": edge_linear.cpu.tables(irreps, irreps, 1),
+        "product": (parts, terms, directed, edge_tensor_product.cpu.bias_columns(settings.product)),
+        "product_weights": (torch.from_numpy(coefficient), torch.from_numpy(weight).long()),
+        "gate": (gate.cpu.gate_of(irreps, True), sizes),
+        "heads": edge_linear.cpu.tables(irreps, irreps, n_heads),
+        "gram": gram.cpu.tables(irreps, True),
+    }
+
+
+def pack(weights: EdgeLayerWeights, settings: EdgeLayerSettings) -> PackedEdgeLayer:
+    """Packs weights; csrc/edge_layer_cpu.cpp reads arrays and tables in this order."""
+    weights = _detached(weights)
+    irreps, n_heads = settings.irreps, len(weights.logits[-1])
+    t = _tables(settings, weights.merge.dtype, n_heads, kernels().edge_tensor_product_outputs)
+    channel, place = t["norm_places"]
+    weight, bias = weights.norm
+    coefficient, at = t["product_weights"]
+    radial, radial_widths = _mlp(weights.radial)
+    logits, logits_widths = _mlp(weights.logits)
+    arrays = [
+        *t["norm_arrays"],
+        weight[channel],
+        torch.cat([bias, bias.new_zeros(1)])[place],
+        *t["rotation_arrays"],
+        _packed_map(weights.merge, irreps, irreps, 1),
+        bias.new_empty(0, len(bias)),
+        *radial,
+        coefficient * weights.product[at],
+        weights.scalar_bias,
+        *logits,
+    ]
+    tables = [*t["norm"], *t["rotation"], *t["merge"], radial_widths, *t["product"], logits_widths, *t["gate"]]
+    if weights.to_node is not None:
+        arrays += [*_heads(weights.to_edge, irreps), *_heads(weights.to_node, irreps)]
+        tables += [*t["heads"], *t["gram"]]
+        if settings.residual:
+            more, widths = _tracegrad(weights)
+            arrays += more
+            tables.append(widths)
+    s = settings
+    numbers = [s.norm_eps, s.floor, s.radial_eps, s.logits_eps, EPS, s.residual, SILU_SCALE, SIGMOID_SCALE]
+    arrays = [a.contiguous().numpy() for a in arrays]
+    return PackedEdgeLayer(arrays, [np.ascontiguousarray(a) for a in tables], np.array(numbers), n_heads)
+
+
+def _tracegrad(weights: EdgeLayerWeights) -> tuple[list[torch.Tensor], np.ndarray]:
+    trace = weights.tracegrad
+    arrays, widths = [_packed(trace.forms.T), trace.bias], [*trace.forms.shape]
+    for weight, shift, matrix, bias in trace.layers:
+        arrays += [weight, shift, _packed(matrix), bias, _packed(matrix.T)]
+        widths.append(matrix.shape[0])
+    return [*arrays, _packed(trace.forms), trace.last], np.array(widths, dtype=np.int32)
+
+
+def _detached(x: object) -> object:
+    if isinstance(x, torch.Tensor):
+        return x.detach()
+    if isinstance(x, tuple):
+        items = [_detached(i) for i in x]
+        return type(x)(*items) if hasattr(x, "_fields") else tuple(items)
+    return x
+
+
+def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
+    return [t.detach().contiguous().numpy() for t in tensors]
+
+
+def edge_values(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    packed: PackedEdgeLayer,
+    settings: EdgeLayerSettings,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Runs `edge_values`."""
+    value, logits = torch.empty_like(edge), edge.new_empty(len(edge), packed.n_heads)
+    arrays = _arrays(source, target, edge, edges.wigner, edges.radial, edges.src, edges.dst, edges.onsite)
+    kernels().edge_values(*arrays, *packed[:3], value.numpy(), logits.numpy())
+    return value, logits
+
+
+def edge_layer(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    packed: PackedEdgeLayer,
+    settings: EdgeLayerSettings,
+    nodes: tuple[int, int],
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Runs `edge_layer`, which writes x′ to `out`, and returns y."""
+    if out is not edge:
+        out.copy_(edge)
+    first, last = nodes
+    value, logits = torch.empty_like(edge), edge.new_empty(len(edge), packed.n_heads)
+    node = edge.new_empty(last - first, edge.shape[1])
+    arrays = _arrays(source, target, edges.wigner, edges.radial, edges.src, edges.dst, edges.onsite)
+    results = (t.numpy() for t in (out, value, logits, node))
+    kernels().edge_layer(*arrays, first, *packed[:3], *results)
+    return node
