@@ -10,6 +10,7 @@ import sys
 import harness
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nextham_kernels.ops
 from nextham_kernels import loading
@@ -60,6 +61,7 @@ def test_ops_run_their_triton_kernels_inside_the_interpreter():
 
 PROGRAM = """
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from nextham_kernels.loading import gpu_kernel, loaded
 from nextham_kernels.ops.gate import gate
 gate(torch.zeros(2, 5), "1x0e+1x1o")
@@ -93,3 +95,29 @@ def test_a_missing_cupy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with harness.raises(RuntimeError, "eigh.cuda.forward needs cupy, which cannot be imported: run `pip install"):
         loading.gpu_kernel.__wrapped__("eigh.cuda.forward")
+
+
+class Names(TorchDispatchMode):
+    """Notes the operators that pass the dispatcher."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_plain_tensors_pass_by_the_dispatcher_and_modes_do_not():
+    given = {"x": harness.random(3, 5)}
+    harness.assert_same_gradients(
+        lambda x: gate(x, "1x0e+1x1o"), lambda x: torch.ops.nextham.gate(x, "1x0e+1x1o", False, 0), given
+    )
+    x = harness.leaf(given["x"])
+    assert "Node" in type(gate(x, "1x0e+1x1o").grad_fn).__name__
+    with Names() as names:
+        torch.autograd.grad(gate(x, "1x0e+1x1o").sum(), x)
+    assert {"nextham.gate.default", "nextham.gate_backward.default"} <= set(names.seen)
+    with torch.no_grad():
+        assert not gate(x, "1x0e+1x1o").requires_grad

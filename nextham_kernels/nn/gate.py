@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from e3nn import nn
 
-import nextham_kernels.ops.gate  # noqa: F401  (defines torch.ops.nextham.gate)
 from nextham_kernels.nn.tensor_product import as_rows, product_of_module
+from nextham_kernels.ops.gate import gate_rows
 
 __all__ = ["Gate", "NormActivation"]
 
@@ -39,7 +39,7 @@ class Gate(nn.Gate):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Returns [..., irreps_out.dim] of features [..., irreps_in.dim]."""
         if self._fused is not None:
-            rows = torch.ops.nextham.gate(features.reshape(-1, features.shape[-1]), self._fused, False, 0)
+            rows = gate_rows(features.reshape(-1, features.shape[-1]), self._fused, False, 0)
             return rows.reshape(*features.shape[:-1], rows.shape[1])
         scalars, gates, gated = (
             torch.cat([features.new_zeros(*features.shape[:-1], 0), *(features[..., s] for s in blocks)], dim=-1)

@@ -60,7 +60,7 @@ class Linear(o3.Linear):
                 raise RuntimeError("bias: expected biases, as internal_weights = False")
             bias = self.bias
         weight = weight.reshape(-1) if self.shared_weights else weight
-        out = as_rows(self._product, features, features.new_ones(1), weight, self.shared_weights)
+        out = as_rows(self._product, features, features.new_ones(*features.shape[:-1], 1), weight, self.shared_weights)
         if self._bias_slices:
             full = out.new_zeros(*bias.shape[:-1], out.shape[-1])
             for to, start, stop in self._bias_slices:

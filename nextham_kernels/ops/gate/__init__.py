@@ -24,9 +24,10 @@ from nextham_kernels.registration import define
 if TYPE_CHECKING:
     from e3nn import o3
 
-__all__ = ["gate", "gate_input_irreps"]
+__all__ = ["gate", "gate_input_irreps", "gate_rows"]
 
-_op = define(
+# (x, name of irreps_out, edge, skip): `gate` for callers that have done its checks.
+gate_rows = define(
     "gate",
     "Tensor x, str irreps_out, bool edge, int skip",
     reference.gate,
@@ -62,7 +63,7 @@ def gate(x: torch.Tensor, irreps_out: IrrepsLike, edge: bool = False, skip: int 
     if skip < 0:
         raise ValueError(f"skip: expected 0 or a positive number, got {skip}")
     check_irreps_dim("x", x, irreps_in, skip + dim)
-    return _op(x, name, edge, skip)
+    return gate_rows(x, name, edge, skip)
 
 
 @functools.cache
