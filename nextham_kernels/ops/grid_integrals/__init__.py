@@ -4,9 +4,9 @@
 
 w_p is the potential times the volume of a point. Y_lm are real harmonics with ∫ Y² = 1, m = −l … l, and f = R/r^l.
 
-The grid is all points i₁ s₁ + i₂ s₂ + i₃ s₃ of *bricks*, boxes of indices. Each brick names the atoms whose orbitals may
-reach it, periodic images as atoms of their own, and which pairs of them are wanted and where their blocks go; several
-bricks and several pairs of one brick may add to the same block. Time is linear in the number of points.
+The grid is all points i₁ s₁ + i₂ s₂ + i₃ s₃ of *bricks*, boxes of indices. Each brick names the atoms whose orbitals
+may reach it, periodic images as atoms of their own, and which pairs of them are wanted and where their blocks go;
+several bricks and several pairs of one brick may add to the same block. Time is linear in the number of points.
 
 The result is linear in the weights. Derivatives with respect to weights, positions and coefficients are those of the
 reference.
@@ -60,8 +60,8 @@ def grid_integrals(
         centres: τ of the atoms of all bricks, brick after brick [i, 3].
         species: row of `rows` of each [i], int64.
         starts: where the atoms of each brick begin [c + 1], int64.
-        pairs: the blocks of all bricks, brick after brick [q, 3], int64: place of the first and of the second atom among
-            those of the brick, first ≤ second, and where in the result their block [a, b] begins.
+        pairs: the blocks of all bricks, brick after brick [q, 3], int64: place of the first and of the second atom
+            among those of the brick, first ≤ second, and where in the result their block [a, b] begins.
         pair_starts: where the pairs of each brick begin [c + 1], int64.
         bricks: first index and number of points along s₁, s₂, s₃ of each brick [c, 6], int64.
         step: s₁, s₂, s₃ as rows [3, 3].
@@ -83,7 +83,8 @@ def grid_integrals(
         >>> import torch
         >>> table = torch.zeros(1, 4, 1)
         >>> table[0, 0, 0] = 1.0  # f = 1 up to r = 1
-        >>> zero, ends, cube = torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1]), torch.tensor([[0, 0, 0, 2, 1, 1]])
+        >>> zero, ends = torch.zeros(1, dtype=torch.int64), torch.tensor([0, 1])
+        >>> cube = torch.tensor([[0, 0, 0, 2, 1, 1]])
         >>> one = dict(species=zero, starts=ends, pairs=torch.tensor([[0, 0, 0]]), pair_starts=ends, bricks=cube)
         >>> tables = dict(table=table, rows=ends, degrees=zero[:, None], spacing=1.0, size=1)
         >>> 4 * torch.pi * grid_integrals(torch.ones(2), torch.zeros(1, 3), step=torch.eye(3) / 2, **one, **tables)

@@ -6,8 +6,8 @@ import torch
 
 from nextham_kernels.loading import kernels
 
-_PAD = 8
-"""Shells of a row of the table are padded to a multiple of this: a vector of any instruction set divides it."""
+_PAD = 64
+"""Bytes that divide a row of the table: those of the longest vector of any instruction set."""
 
 
 def forward(
@@ -28,7 +28,8 @@ def forward(
     """Runs `grid_integrals_forward`."""
     result = weight.new_zeros(size)
     n_rows, _, n_shells = table.shape
-    width = -(-n_shells // _PAD) * _PAD
+    pad = _PAD // table.element_size()
+    width = -(-n_shells // pad) * pad
     # A row of zeros behind the table is what lies beyond the last interval of any species.
     padded = table.new_zeros(n_rows + 1, 4, width)
     padded[:n_rows, :, :n_shells] = table

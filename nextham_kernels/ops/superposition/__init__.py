@@ -2,11 +2,11 @@
 
     V(r) = Σ_i V_i(|r − τ_i|)    n(r) = Σ_i n_i(|r − τ_i|)    and of n: |∇n|², ∇²n, ∇n·(∇∇n)∇n
 
-∇n = Σ a_i d_i and ∇∇n = Σ a_i 1 + (b_i − a_i) d_i d_iᵀ/d_i² with d_i = r − τ_i, a_i = n_i′/d_i and b_i = n_i″, so that no
-Fourier transform over the cell is needed: time is linear in the number of points.
+∇n = Σ a_i d_i and ∇∇n = Σ a_i 1 + (b_i − a_i) d_i d_iᵀ/d_i² with d_i = r − τ_i, a_i = n_i′/d_i and b_i = n_i″, so that
+no Fourier transform over the cell is needed: time is linear in the number of points.
 
-The grid is all points i₁ s₁ + i₂ s₂ + i₃ s₃ of *bricks*, boxes of indices. Each brick names the atoms that may reach it,
-periodic images as atoms of their own. The radial functions of a species are cubics on intervals of equal length and
+The grid is all points i₁ s₁ + i₂ s₂ + i₃ s₃ of *bricks*, boxes of indices. Each brick names the atoms that may reach
+it, periodic images as atoms of their own. The radial functions of a species are cubics on intervals of equal length and
 vanish beyond the last.
 
 First and second derivatives with respect to the positions and the coefficients exist (by the reference; the cubics have

@@ -12,9 +12,7 @@ def points(step: torch.Tensor, brick: torch.Tensor) -> torch.Tensor:
     return torch.cartesian_prod(*axes).to(step) @ step
 
 
-def interpolated(
-    distance: torch.Tensor, table: torch.Tensor, first: int, last: int, per_length: float
-) -> torch.Tensor:
+def interpolated(distance: torch.Tensor, table: torch.Tensor, first: int, last: int, per_length: float) -> torch.Tensor:
     """Returns the cubics of rows first … last − 1 at a distance [p, f]; zero beyond."""
     x = distance * per_length
     row = x.detach().floor().long()
@@ -61,9 +59,7 @@ def superposition(
             square = (d * d).sum(1)
             distance = torch.where(square > 0, square, torch.ones_like(square)).sqrt() * (square > 0)
             z = int(species[i])
-            v, n, slope, curvature = interpolated(
-                distance, table, int(rows[z]), int(rows[z + 1]), per_length
-            ).unbind(1)
+            v, n, slope, curvature = interpolated(distance, table, int(rows[z]), int(rows[z + 1]), per_length).unbind(1)
             potential, density = potential + v, density + n
             gradient = gradient + slope[:, None] * d
             along = (curvature - slope) / torch.where(square > 0, square, torch.ones_like(square))

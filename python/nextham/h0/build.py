@@ -6,10 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from nextham.blocks import Blocks
-from nextham.graph import Graph
 from nextham.h0.local import local_potential
 from nextham.h0.nonlocal_part import nonlocal_potential
 from nextham.h0.two_center import overlap_and_kinetic
@@ -63,7 +60,7 @@ class Pieces:
     def hamiltonian(self) -> Blocks:
         """Returns H, on the edges of S and those that V_NL has beyond them."""
         n_spin = self.nonlocal_part.n_spin
-        graph = _union(self.overlap.graph, self.nonlocal_part.graph)
+        graph = self.overlap.graph.union(self.nonlocal_part.graph)
         scalar = (self.kinetic + self.local).on(graph).with_spin(n_spin)
         return scalar + self.nonlocal_part.on(graph)
 
@@ -132,12 +129,3 @@ def build_h0(
     pieces = build_pieces(structure, basis, memory_budget=memory_budget, progress=progress)
     hamiltonian = pieces.hamiltonian()
     return hamiltonian, pieces.overlap.on(hamiltonian.graph)
-
-
-def _union(first: Graph, second: Graph) -> Graph:
-    """The edges of the first and those that only the second has, in the published order."""
-    lonely = second.select(np.flatnonzero(first.find(second) < 0))
-    if not lonely.n_edges:
-        return first
-    together = [np.concatenate([getattr(g, name) for g in (first, lonely)]) for name in ("src", "dst", "R")]
-    return Graph(first.structure, *together).sorted_by_R()[0]

@@ -1,7 +1,7 @@
 """Atomic densities and neutral-atom potentials, limited to the wave numbers of a plane-wave grid.
 
-The density of an atom is ρ = `PP_RHOATOM` / 4πr², scaled so that ∫ρ = z_valence; the functional sees n = ρ + ρ_core. The
-potential of its nucleus and core together with that of ρ,
+The density of an atom is ρ = `PP_RHOATOM` / 4πr², scaled so that ∫ρ = z_valence; the functional sees n = ρ + ρ_core.
+The potential of its nucleus and core together with that of ρ,
 
     V_NA(r) = V_loc(r) + 2 [(1/r) ∫₀^r 4πs² ρ ds + ∫_r^∞ 4πs ρ ds]        (Ry, e² = 2),
 
@@ -65,7 +65,7 @@ class AtomicFields:
             ValueError: the pseudopotential has no electrons.
         """
         # An odd number of points, for Simpson's rule; ABACUS drops the last point too.
-        mesh = (min(len(pseudo.local), int(round(MOST / pseudo.dr)) + 1) + 1) // 2 * 2 - 1
+        mesh = (min(len(pseudo.local), round(MOST / pseudo.dr) + 1) + 1) // 2 * 2 - 1
         r, weights = pseudo.r[:mesh], simpson_weights(mesh, pseudo.dr)
         shell = pseudo.rho[:mesh]
         charge = float(weights @ shell)

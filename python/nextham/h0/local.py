@@ -24,7 +24,7 @@ from nextham.h0.grid import BRICK, AtomsOfBricks, Grid, Images, atoms_of_bricks,
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.structure import Structure
-from nextham.units import BOHR, RYDBERG, SYMBOLS
+from nextham.units import RYDBERG, SYMBOLS
 from nextham_kernels.ops.grid_integrals import grid_integrals
 from nextham_kernels.ops.superposition import superposition
 

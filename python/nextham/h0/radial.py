@@ -75,7 +75,7 @@ class Radial:
 
 
 def simpson_weights(n: int, step: float) -> np.ndarray:
-    """Returns the weights of Simpson's rule on n points; where the number of points is even, the function is zero at one more."""
+    """Returns the weights of Simpson's rule on n points; with an even n, the function is zero at one more."""
     weights = np.full(n, 2.0)
     weights[1::2] = 4.0
     weights[0] = 1.0

@@ -4,8 +4,9 @@ Of an energy per volume f(n, σ) with σ = |∇n|²,
 
     v = ∂f/∂n − ∇·(2 ∂f/∂σ ∇n) = f_n − 2 f_σ ∇²n − 2 f_nσ σ − 4 f_σσ ∇n·(∇∇n)∇n.
 
-`pbe`: Perdew, Burke and Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996), with the correlation of Perdew and Wang, Phys. Rev.
-B 45, 13244 (1992). `lda`: Slater's exchange with the correlation of Perdew and Zunger, Phys. Rev. B 23, 5048 (1981).
+`pbe`: Perdew, Burke and Ernzerhof, Phys. Rev. Lett. 77, 3865 (1996), with the correlation of Perdew and Wang, Phys.
+Rev. B 45, 13244 (1992). `lda`: Slater's exchange with the correlation of Perdew and Zunger, Phys. Rev. B 23, 5048
+(1981).
 """
 
 from __future__ import annotations
