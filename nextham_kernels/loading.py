@@ -35,7 +35,6 @@ _KERNELS = {
     "gate": {"cpu": "cpp", "cuda": "triton"},
     "gram": {"cpu": "cpp", "cuda": "reference"},
     "gram_apply": {"cpu": "cpp", "cuda": "reference"},
-    "grid_integrals": {"cpu": "cpp", "cuda": "reference"},
     "irreps_to_blocks": {"cpu": "cpp", "cuda": "reference"},
     "layer_norm_silu": {"cpu": "cpp", "cuda": "reference"},
     "layer_norm_silu_vjp": {"cpu": "cpp", "cuda": "reference"},
@@ -47,10 +46,9 @@ _KERNELS = {
     "rotate_to_nodes": {"cpu": "cpp", "cuda": "triton"},
     "segment_softmax": {"cpu": "cpp", "cuda": "triton"},
     "solid_harmonics": {"cpu": "cpp", "cuda": "reference"},
-    "superposition": {"cpu": "cpp", "cuda": "reference"},
-    "tensor_product": {"cpu": "cpp", "cuda": "reference"},
-    "tensor_product_conv": {"cpu": "cpp", "cuda": "reference"},
-    "tensor_product_linear": {"cpu": "cpp", "cuda": "reference"},
+    "tensor_product": {"cpu": "cpp", "cuda": "triton"},
+    "tensor_product_conv": {"cpu": "cpp", "cuda": "triton"},
+    "tensor_product_linear": {"cpu": "cpp", "cuda": "triton"},
     "two_center": {"cpu": "cpp", "cuda": "reference"},
 }
 """Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""

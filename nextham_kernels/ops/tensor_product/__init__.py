@@ -48,6 +48,7 @@ _op = define(
     lambda x, y, weight, word: x.new_empty(len(x), reference.product_of(word).dims[2]),
     lambda i, word: (reference.weighted(word) if i == 2 else word,),
     vmap=(vmap.forward, vmap.backward),
+    gpu=("tensor_product.kernel.forward", "tensor_product.kernel.backward"),
 )
 
 

@@ -31,6 +31,7 @@ _op = define(
         n_rows, reference.product_of(word).dims[2]
     ),
     lambda i, n_rows, word: (n_rows, reference.weighted(word) if i == 2 else word),
+    gpu=("tensor_product.kernel.forward_conv", "tensor_product.kernel.backward_conv"),
 )
 
 

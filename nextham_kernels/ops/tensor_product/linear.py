@@ -99,6 +99,7 @@ _op = define(
         len(x), reference.product_of(linear_word).dims[2]
     ),
     lambda i, word, linear_word: (reference.weighted(word) if i == 2 else word, linear_word),
+    gpu=("tensor_product.kernel.forward_linear", "tensor_product.kernel.backward_linear"),
 )
 
 
