@@ -106,12 +106,14 @@ class Module {
   X(edge_wigner) \
   X(gate) \
   X(gram) \
+  X(grid_integrals) \
   X(layer_norm_silu) \
   X(norm) \
   X(projector_product) \
   X(radial_basis) \
   X(rotation) \
   X(spherical_harmonics) \
+  X(superposition) \
   X(tensor_product) \
   X(tracegrad) \
   X(two_center)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_tensors"]
+__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_starts", "check_tensors"]
 
 
 def check_shapes(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
@@ -107,6 +107,18 @@ def check_range(name: str, index: torch.Tensor, size: int, ascending: bool = Fal
 def _first_descent(index: torch.Tensor) -> str:
     place = int(torch.nonzero(index[1:] < index[:-1])[0, 0])
     return f"{int(index[place])} before {int(index[place + 1])}"
+
+
+def check_starts(name: str, starts: torch.Tensor, length: int, total: int) -> None:
+    """Checks that `starts` [length] says where the parts of `total` rows begin and, last, where they end.
+
+    Raises:
+        ValueError: another shape, or it does not count up from 0 to `total`.
+    """
+    if starts.ndim != 1 or len(starts) != length:
+        raise ValueError(f"{name}: expected shape [{length}], got {list(starts.shape)}")
+    if int(starts[0]) != 0 or int(starts[-1]) != total or bool((starts.diff() < 0).any()):
+        raise ValueError(f"{name}: expected to count up from 0 to {total}")
 
 
 def _short(dtype: torch.dtype) -> str:

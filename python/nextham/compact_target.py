@@ -30,6 +30,7 @@ class CompactTarget:
         slot: where each predicted number of one spin block lies in a prediction [g, a·b], flat; int64 [m].
         predicted: where it lies in the label, for each spin block [s, m], int64: on edges below the network's cutoff.
         predicted_edges: those edges [g], int64.
+        empty: which slots [g · a·b] have no orbital, bool.
         delta: ΔH [d], real or complex, eV.
         overlap: S likewise, real, no unit.
         shell_pair_sums: what the trace label is made of, on the predicted edges [g, pairs of shells].
@@ -44,6 +45,7 @@ class CompactTarget:
     slot: torch.Tensor
     predicted: torch.Tensor
     predicted_edges: torch.Tensor
+    empty: torch.Tensor
     delta: torch.Tensor
     overlap: torch.Tensor
     shell_pair_sums: ShellPairSums
@@ -62,9 +64,8 @@ class CompactTarget:
         """Shape of the trace head [g, p]."""
         return tuple(self.shell_pair_sums.count.shape)
 
-    def mask(self) -> int:
-        """Returns 1: every element lies between real orbitals."""
-        return 1
+    def mask(self) -> None:
+        """Returns None: every element lies between real orbitals."""
 
     def error(self, delta: torch.Tensor) -> torch.Tensor:
         """Returns E = ΔĤ − ΔH [d] of a prediction on the predicted edges; elsewhere ΔĤ = 0.
@@ -86,13 +87,13 @@ class CompactTarget:
             to, picked = self.predicted, delta.transpose(0, 1).flatten(1)[:, self.slot]
         return (-self.delta).index_add(0, to.flatten(), picked.to(self.delta.dtype).flatten())
 
-    def outside(self, delta: torch.Tensor) -> torch.Tensor:
-        """Returns the real part of a prediction (as `error` takes it) where there are no orbitals, zero elsewhere."""
-        flat = delta.real if delta.is_complex() else delta
-        flat = flat.reshape(len(delta), -1, self.n_slots**2).transpose(0, 1).flatten(1)  # [1 or s, g·a·b]
-        kept = torch.ones_like(flat[0]).index_fill(0, self.slot, 0.0)
-        outside = flat * kept
-        return outside.expand(2, -1) if delta.ndim == 2 and len(self.predicted) == 4 else outside
+    def outside(self, delta: torch.Tensor, squares: bool) -> torch.Tensor:
+        """Returns Σ|Re ΔĤ|, or Σ(Re ΔĤ)², over slots of a prediction (as `error` takes it) without an orbital."""
+        if delta.ndim == 2:
+            outside, times = delta.flatten() * self.empty, 2 if len(self.predicted) == 4 else 1
+        else:
+            outside, times = delta.real.transpose(0, 1).flatten(1) * self.empty, 1
+        return times * (outside.square() if squares else outside.abs()).sum()
 
     def between(self, error: torch.Tensor) -> torch.Tensor:
         """Returns U†E(k)U [q, band, band] of all k-points."""
@@ -179,15 +180,19 @@ class CompactTarget:
             (wide_overlap**2).sum(0),
             np.full(len(s.data), float(delta.n_spin)),
         )
+        slot = number[edge_of[chosen]] * n_slots**2 + slot[chosen]
+        empty = np.ones(len(predicted) * n_slots**2, dtype=bool)
+        empty[slot] = False
         target = number[edge_of[chosen]] * len(shells) ** 2 + pair[chosen]
         size = len(predicted) * len(shells) ** 2
         pair_sums = [np.bincount(target, x[chosen], size).reshape(len(predicted), -1) for x in sums]
         return cls(
             layout=delta.bloch_layout(),
             sizes=torch.from_numpy(np.asarray(delta.sizes, dtype=np.int64)),
-            slot=torch.from_numpy(number[edge_of[chosen]] * n_slots**2 + slot[chosen]),
+            slot=torch.from_numpy(slot),
             predicted=torch.from_numpy(np.ascontiguousarray(places[:, chosen])),
             predicted_edges=torch.from_numpy(predicted.astype(np.int64)),
+            empty=torch.from_numpy(empty),
             delta=torch.from_numpy(delta.data),
             overlap=torch.from_numpy(flat_overlap),
             shell_pair_sums=ShellPairSums(*map(torch.from_numpy, pair_sums)),

@@ -122,9 +122,10 @@ class Target:
             raise ValueError(f"delta: expected shape {tuple(self.delta.shape)}, got {tuple(delta.shape)}")
         return delta - self.delta
 
-    def outside(self, delta: torch.Tensor) -> torch.Tensor:
-        """Returns the real part of a prediction where there are no orbitals, zero elsewhere."""
-        return delta.real * ~self.mask()
+    def outside(self, delta: torch.Tensor, squares: bool) -> torch.Tensor:
+        """Returns Σ|Re ΔĤ|, or Σ(Re ΔĤ)², over slots without an orbital."""
+        outside = delta.real * ~self.mask()
+        return (outside.square() if squares else outside.abs()).sum()
 
     def bloch_sum(self, error: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Returns Σ_e exp(2πi k·R_e) E_e [N, N], N = n · spin · a as the eigenvectors have it."""

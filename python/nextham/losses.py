@@ -102,12 +102,12 @@ def total_loss(
     if trace.shape != target.trace_shape:
         raise ValueError(f"trace: expected shape {target.trace_shape}, got {tuple(trace.shape)}")
     projected = project(error, target)
-    mu = gauge_mu(error, projected, target, settings)
-    terms = hamiltonian_loss(error, projected, mu.detach(), target, settings)
+    # Its real part once, where nothing else is read: gradients of complex numbers are added up once then, not thrice.
+    read = error if settings.imaginary or target.overlap.is_complex() else error.real
+    mu = gauge_mu(read, projected, target, settings)
+    terms = hamiltonian_loss(read, projected, mu.detach(), target, settings)
     if settings.padded_slots:
-        outside = target.outside(delta)
-        outside = outside.square().sum() if settings.squares else outside.abs().sum()
-        terms["real"] = terms["real"] + settings.real * outside / target.n_elements
+        terms["real"] = terms["real"] + settings.real * target.outside(delta, settings.squares) / target.n_elements
     of_h = sum(terms.values())
     of_trace = trace_loss(trace, mu, target)
     # A trace loss of exactly zero has no ratio; it then adds nothing.
@@ -143,8 +143,8 @@ def gauge_mu(
     error: torch.Tensor, projected: list[Projected], target: Target | CompactTarget, settings: LossSettings
 ) -> torch.Tensor:
     """Returns the gauge shift μ of the module's page, eV; it minimises the squared loss without its coupling."""
-    above = settings.real * (target.overlap.conj() * error).real.sum() / target.n_elements
-    below = settings.real * _squared(target.overlap).sum() / target.n_elements
+    above = settings.real * _real_product(target.overlap, error) / target.n_elements
+    below = settings.real * _real_product(target.overlap, target.overlap) / target.n_elements
     for of_k in projected:
         for weight, matrix in ((settings.low, of_k.low), (settings.rest, of_k.rest)):
             if len(matrix):
@@ -168,10 +168,11 @@ def hamiltonian_loss(
     def mean(x: torch.Tensor) -> torch.Tensor:
         return (size(x.real) + size(x.imag)) / max(1, x.numel())
 
-    shifted = (error - mu * target.overlap) * target.mask()
-    real = size(shifted.real)
-    if settings.imaginary and shifted.is_complex():
-        real = real + size(shifted.imag)
+    mask = target.mask()
+    real = size(_masked(error.real - mu * target.overlap.real, mask))
+    if settings.imaginary and error.is_complex():
+        above = mu * target.overlap.imag if target.overlap.is_complex() else 0
+        real = real + size(_masked(error.imag - above, mask))
     terms = {"real": settings.real * real / target.n_elements}
     terms |= {name: torch.zeros_like(real) for name in ("low", "rest", "coupling")}
     for of_k in projected:
@@ -202,6 +203,11 @@ def trace_loss(trace: torch.Tensor, mu: torch.Tensor, target: Target | CompactTa
     return difference.sum() / counted.sum().clamp_min(1)
 
 
-def _squared(x: torch.Tensor) -> torch.Tensor:
-    """|x|² without a root, so that zero is no singular point of any derivative."""
-    return (x * x.conj()).real
+def _real_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Re⟨a,b⟩, without a complex product where one is real."""
+    real = (a.real * b.real).sum()
+    return real + (a.imag * b.imag).sum() if a.is_complex() and b.is_complex() else real
+
+
+def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return x if mask is None else x * mask

@@ -107,6 +107,26 @@ def test_chunks_are_whole_atoms():
         assert b - a <= 30 or last - first == 1
 
 
+def test_kept_geometries_change_nothing(monkeypatch):
+    """Two structures, each with the geometry made once, against their graphs put together and sorted anew."""
+    ensemble, (h0, src, dst, vector) = case_of("spinor")
+    other = torch.randperm(len(src), generator=torch.Generator().manual_seed(1))
+    inputs = [(h0, src, dst, vector), (-h0[other], src[other], dst[other], vector[other])]
+    n_nodes = int(src.max()) + 1
+    together = [torch.cat(x) for x in zip(*inputs, strict=True)]
+    for index in together[1:3]:
+        index[len(src) :] += n_nodes
+    kept = [ensemble.geometry(*of_one[1:]) for of_one in inputs]
+    assert kept[0].nbytes() > kept[0].wigner.nbytes + kept[0].radial.nbytes
+    for chunk in (30, 2048):
+        monkeypatch.setattr(ensemble_module, "CHUNK", chunk)
+        with torch.no_grad():
+            expected, found = ensemble(*together), ensemble.on_geometries(together[0], kept)
+            alone = ensemble.on_geometries(h0, kept[:1])
+        assert torch.equal(found.irreps, expected.irreps) and torch.equal(found.trace, expected.trace)
+        assert torch.equal(alone.irreps, ensemble(*inputs[0]).irreps)
+
+
 def test_order_of_edges_changes_nothing():
     ensemble, (h0, src, dst, vector) = case_of("spinor")
     order = torch.randperm(len(src), generator=torch.Generator().manual_seed(0))

@@ -1,11 +1,24 @@
-"""H of step zero and S from the structure, orbitals and pseudopotentials alone: so far what two-center integrals give.
+"""H of step zero and S from the structure, orbitals and pseudopotentials alone.
 
-`overlap_and_kinetic` makes S and the kinetic energy, `nonlocal_potential` the projectors' part of the pseudopotentials,
-`position_matrix` the matrix elements of x, y and z.
+`build_h0` makes both; its pieces are `overlap_and_kinetic`, `nonlocal_potential` and `local_potential`.
+`position_matrix` makes the matrix elements of x, y and z.
 """
 
+from nextham.h0.build import AtomicFiles, Pieces, build_h0, build_pieces
+from nextham.h0.local import local_potential
 from nextham.h0.nonlocal_part import nonlocal_potential
 from nextham.h0.position import position_matrix
 from nextham.h0.two_center import TwoCenterTable, orbital_graph, overlap_and_kinetic
 
-__all__ = ["TwoCenterTable", "nonlocal_potential", "orbital_graph", "overlap_and_kinetic", "position_matrix"]
+__all__ = [
+    "AtomicFiles",
+    "Pieces",
+    "TwoCenterTable",
+    "build_h0",
+    "build_pieces",
+    "local_potential",
+    "nonlocal_potential",
+    "orbital_graph",
+    "overlap_and_kinetic",
+    "position_matrix",
+]

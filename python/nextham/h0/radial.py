@@ -10,7 +10,7 @@ from scipy.special import spherical_jn
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 
-__all__ = ["Radial"]
+__all__ = ["Radial", "simpson_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Radial:
             [n, n_q].
         """
         r = self.dr * np.arange(self.r_f.shape[1])
-        weights = r * _simpson_weights(len(r), self.dr)
+        weights = r * simpson_weights(len(r), self.dr)
         result = np.empty((len(self.l), len(q)))
         for l in set(self.l):
             kernel = spherical_jn(l, np.outer(r, q)) * weights[:, None]
@@ -74,8 +74,8 @@ class Radial:
         return result
 
 
-def _simpson_weights(n: int, step: float) -> np.ndarray:
-    """Weights of Simpson's rule; where the number of points is even, the function is zero at one more."""
+def simpson_weights(n: int, step: float) -> np.ndarray:
+    """Returns the weights of Simpson's rule on n points; with an even n, the function is zero at one more."""
     weights = np.full(n, 2.0)
     weights[1::2] = 4.0
     weights[0] = 1.0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -83,12 +84,7 @@ class EdgeGeometry(NamedTuple):
         for node in torch.nonzero(count != 1)[:1, 0].tolist():
             raise ValueError(f"src, dst, vector: expected one on-site edge (r = 0) of node {node}, got {count[node]}")
         onsite_of = torch.empty_like(edges).index_copy(0, src[edges], edges)
-        ends = torch.cumsum(torch.bincount(dst, minlength=n_nodes), 0).tolist()
-        chunks, first, first_node = [], 0, 0
-        for node, end in enumerate(ends):
-            if node + 1 == n_nodes or ends[node + 1] - first > chunk:
-                chunks.append((first, end, first_node, node + 1))
-                first, first_node = end, node + 1
+        chunks = _chunks(dst, n_nodes, chunk)
         degree = max(ir.l for _, ir in config.hidden_irreps)
 
         def frames(vector: torch.Tensor) -> torch.Tensor:
@@ -101,4 +97,48 @@ class EdgeGeometry(NamedTuple):
             wigner, radial = OnDemand(frames, vector), OnDemand(gaussians, distance)
         else:
             wigner, radial = frames(vector), gaussians(distance)
-        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, tuple(chunks) or ((0, 0, 0, 0),))
+        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, chunks)
+
+    @classmethod
+    def joined(cls, parts: Sequence[EdgeGeometry], chunk: int) -> EdgeGeometry:
+        """Returns that of several structures as one without common edges, atoms and edges one structure after another.
+
+        Args:
+            parts: what `of` returned for each, not on demand.
+            chunk: as for `of`.
+        """
+        if len(parts) == 1 and chunk >= len(parts[0].src):
+            return parts[0]
+        nodes, edges = ([0, *accumulate(len(getattr(p, name)) for p in parts)] for name in ("onsite_of", "src"))
+
+        def join(name: str, starts: Sequence[int] | None = None) -> torch.Tensor:
+            tensors = [getattr(p, name) for p in parts]
+            return torch.cat(tensors if starts is None else [x + s for x, s in zip(tensors, starts, strict=False)])
+
+        dst = join("dst", nodes)
+        return cls(
+            join("order", edges),
+            join("src", nodes),
+            dst,
+            join("distance"),
+            join("onsite"),
+            join("onsite_of", edges),
+            join("wigner"),
+            join("radial"),
+            _chunks(dst, nodes[-1], chunk),
+        )
+
+    def nbytes(self) -> int:
+        """Returns its memory."""
+        return sum(x.nbytes for x in self if isinstance(x, torch.Tensor))
+
+
+def _chunks(dst: torch.Tensor, n_nodes: int, chunk: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Whole nodes with at most `chunk` edges together, or one node; one chunk at least."""
+    ends = torch.cumsum(torch.bincount(dst, minlength=n_nodes), 0).tolist()
+    chunks, first, first_node = [], 0, 0
+    for node, end in enumerate(ends):
+        if node + 1 == n_nodes or ends[node + 1] - first > chunk:
+            chunks.append((first, end, first_node, node + 1))
+            first, first_node = end, node + 1
+    return tuple(chunks) or ((0, 0, 0, 0),)

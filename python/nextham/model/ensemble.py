@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -104,15 +104,11 @@ class Ensemble(nn.Module):
                 of the engines that have no intermediates.
             TypeError: a wrong dtype or device.
         """
-        check_tensors(h0=h0, vector=vector, weights=self.networks[0].embed.weight, integer={"src": src, "dst": dst})
-        check_shapes(src=(src, "e"), dst=(dst, "e"), vector=(vector, "e 3"), h0=(h0, f"e {self.config.block_dim}"))
-        longest = float(vector.detach().norm(dim=1).max()) if len(vector) else 0.0
-        if not longest < self.config.cutoff:
-            raise ValueError(f"vector: expected edges below the cutoff {self.config.cutoff} Å, got {longest:.4f} Å")
+        self._check(src, dst, vector, h0)
         if self.engine == "edge_frame":
             if record is not None:
                 raise ValueError("record: the engine edge_frame has no intermediates, set engine = 'reference'")
-            return self._in_edge_frame(h0, src, dst, vector, with_trace)
+            return self._in_edge_frame(h0, EdgeGeometry.of(src, dst, vector, self.config, CHUNK), with_trace)
         geometry = Geometry.of(src, dst, vector, self.config)
         irreps, trace = h0.new_zeros(h0.shape), None
         for network in self.networks:
@@ -125,10 +121,45 @@ class Ensemble(nn.Module):
                 record.append({**recorded, "output": output})
         return Prediction(irreps, trace)
 
-    def _in_edge_frame(
-        self, h0: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, with_trace: bool
+    def geometry(self, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor) -> EdgeGeometry:
+        """Returns what all networks read of a structure alone: to be kept where the same structure comes again.
+
+        Args:
+            src: as for `forward`.
+            dst: likewise.
+            vector: likewise.
+
+        Raises:
+            ValueError: as `forward`.
+            TypeError: likewise.
+        """
+        self._check(src, dst, vector)
+        return EdgeGeometry.of(src, dst, vector, self.config, CHUNK)
+
+    def on_geometries(
+        self, h0: torch.Tensor, geometries: Sequence[EdgeGeometry], with_trace: bool = True
     ) -> Prediction:
-        geometry = EdgeGeometry.of(src, dst, vector, self.config, CHUNK)
+        """Predicts several structures at once with the engine `edge_frame`, as one graph without common edges.
+
+        Args:
+            h0: irreps of H⁽⁰⁾ [e, d], eV, of one structure's edges after another's.
+            geometries: what `geometry` returned for each of them.
+            with_trace: compute the trace head.
+        """
+        return self._in_edge_frame(h0, EdgeGeometry.joined(geometries, CHUNK), with_trace)
+
+    def _check(
+        self, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, h0: torch.Tensor | None = None
+    ) -> None:
+        given = {"vector": vector} if h0 is None else {"h0": h0, "vector": vector}
+        check_tensors(**given, weights=self.networks[0].embed.weight, integer={"src": src, "dst": dst})
+        shapes = {} if h0 is None else {"h0": (h0, f"e {self.config.block_dim}")}
+        check_shapes(src=(src, "e"), dst=(dst, "e"), vector=(vector, "e 3"), **shapes)
+        longest = float(vector.detach().norm(dim=1).max()) if len(vector) else 0.0
+        if not longest < self.config.cutoff:
+            raise ValueError(f"vector: expected edges below the cutoff {self.config.cutoff} Å, got {longest:.4f} Å")
+
+    def _in_edge_frame(self, h0: torch.Tensor, geometry: EdgeGeometry, with_trace: bool) -> Prediction:
         irreps = h0.new_zeros(h0.shape)
         trace = h0.new_zeros(len(h0), len(self.config.shells) ** 2) if with_trace else None
         channels = input_channels(self.config)

@@ -15,6 +15,7 @@ from nextham.dataset import CUTOFF, Dataset
 from nextham.graph import Graph
 from nextham.kspace import bloch_pairs, solve
 from nextham.model import Ensemble
+from nextham.model.edge_geometry import EdgeGeometry
 from nextham.train.settings import KPointSettings
 
 __all__ = ["BandSolver", "PreparedSample", "SampleStore", "packed_batches"]
@@ -52,6 +53,7 @@ class PreparedSample:
         src: atom i of them [g].
         dst: atom j [g].
         vector: [g, 3], Å.
+        geometry: what the networks read of the structure alone.
         distance: of all edges of the label [e], Å.
         n_atoms: in the cell.
         target: the label, without k-points.
@@ -67,6 +69,7 @@ class PreparedSample:
     src: torch.Tensor
     dst: torch.Tensor
     vector: torch.Tensor
+    geometry: EdgeGeometry
     distance: torch.Tensor
     n_atoms: int
     target: CompactTarget
@@ -79,7 +82,13 @@ class PreparedSample:
         """Returns the memory it takes, about."""
         tensors = sum(x.nbytes for x in (self.h0, self.overlap, self.src, self.dst, self.vector) if x is not None)
         stored = sum(x.nbytes for x in self.stored) if self.stored else 0
-        return tensors + stored + self.target.nbytes() + (self.solver.nbytes() if self.solver else 0)
+        return (
+            tensors
+            + stored
+            + self.geometry.nbytes()
+            + self.target.nbytes()
+            + (self.solver.nbytes() if self.solver else 0)
+        )
 
     def in_gauge(self, c: float) -> PreparedSample:
         """Returns the sample with H0 + c·S as what the network reads."""
@@ -130,7 +139,7 @@ class SampleStore:
         self._with_overlap = overlap
         self.dataset, self.config, self.kpoints = dataset, ensemble.config, kpoints
         self.dtype, self.device = ensemble.dtype, ensemble.device
-        self._irreps = ensemble.irreps_of_blocks
+        self._irreps, self._geometry = ensemble.irreps_of_blocks, ensemble.geometry
         self.cache_bytes, self.used = cache_bytes, 0
         self._kept: OrderedDict[str, PreparedSample] = OrderedDict()
 
@@ -166,14 +175,16 @@ class SampleStore:
         elif h.n_spin != 1:
             raise ValueError(f"model.spinor: sample {name} has spin, the network has none")
         target = CompactTarget.from_blocks(h - h0, s, near, config.shells).to(self.device, self.dtype)
-        index = [torch.as_tensor(x[near], device=self.device) for x in (graph.src, graph.dst)]
+        src, dst = (torch.as_tensor(x[near], device=self.device) for x in (graph.src, graph.dst))
+        vector = torch.as_tensor(graph.vector()[near]).to(self.device, self.dtype)
         return PreparedSample(
             name=name,
             h0=self._read(h0.select(near)),
             overlap=self._read(s.on(graph).select(near).with_spin(h0.n_spin)) if self._with_overlap else None,
-            src=index[0],
-            dst=index[1],
-            vector=torch.as_tensor(graph.vector()[near]).to(self.device, self.dtype),
+            src=src,
+            dst=dst,
+            vector=vector,
+            geometry=self._geometry(src, dst, vector),
             distance=torch.as_tensor(distance).to(self.device, self.dtype),
             n_atoms=facts.n_atoms,
             target=target,

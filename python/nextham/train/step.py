@@ -66,13 +66,16 @@ def predict_batch(
     ensemble: Ensemble, readout: Readout, samples: Sequence[PreparedSample], with_trace: bool = True
 ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     """Returns ΔH and trace head of each structure; all go through the networks as one graph without common edges."""
-    starts = np.concatenate([[0], np.cumsum([s.n_atoms for s in samples])]).tolist()
-    joined = [torch.cat([getattr(s, name) for s in samples]) for name in ("h0", "vector")]
-    src, dst = (
-        torch.cat([getattr(s, name) + first for s, first in zip(samples, starts, strict=False)])
-        for name in ("src", "dst")
-    )
-    prediction = ensemble(joined[0], src, dst, joined[1], with_trace=with_trace)
+    h0 = torch.cat([s.h0 for s in samples])
+    if ensemble.engine == "edge_frame":
+        prediction = ensemble.on_geometries(h0, [s.geometry for s in samples], with_trace)
+    else:
+        starts = np.concatenate([[0], np.cumsum([s.n_atoms for s in samples])]).tolist()
+        src, dst = (
+            torch.cat([getattr(s, name) + first for s, first in zip(samples, starts, strict=False)])
+            for name in ("src", "dst")
+        )
+        prediction = ensemble(h0, src, dst, torch.cat([s.vector for s in samples]), with_trace=with_trace)
     sizes = [len(s.src) for s in samples]
     deltas = readout(prediction.irreps).split(sizes)
     traces = prediction.trace.split(sizes) if with_trace else [None] * len(samples)

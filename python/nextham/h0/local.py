@@ -1,0 +1,257 @@
+"""The local part of H of step zero on a grid: neutral-atom potentials, exchange and correlation.
+
+    V_ab(R) = Σ_p φ_a(r_p) [Σ_A V_NA(r_p − τ_A) + v_xc(r_p) + (4π/3Ω) Σ_A ∫ r² ρ_A d³r] φ_b(r_p − R) dV
+
+Work goes through the grid brick by brick: of some bricks at a time the superposed density and potential
+(`nextham_kernels.ops.superposition`), exchange and correlation (`xc`), and the matrix elements
+(`nextham_kernels.ops.grid_integrals`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicHermiteSpline, CubicSpline
+from scipy.spatial import cKDTree
+
+from nextham.blocks import Blocks
+from nextham.h0 import xc
+from nextham.h0.density import AtomicFields
+from nextham.h0.grid import BRICK, AtomsOfBricks, Grid, Images, atoms_of_bricks, images_within
+from nextham.io.orb import OrbFile
+from nextham.io.upf import Pseudopotential
+from nextham.structure import Structure
+from nextham.units import RYDBERG, SYMBOLS
+from nextham_kernels.ops.grid_integrals import grid_integrals
+from nextham_kernels.ops.superposition import superposition
+
+__all__ = ["local_potential"]
+
+SPACING = 0.01
+"""Length of an interval of the orbitals' cubics, Bohr: that of the published files."""
+
+BUDGET = 1 << 28
+"""Bytes for what bricks need while they are worked on."""
+
+_PER_POINT = 400
+"""Bytes that a grid point needs while its potential is made."""
+
+
+def local_potential(
+    overlap: Blocks,
+    orbitals: Mapping[int, OrbFile],
+    pseudopotentials: Mapping[int, Pseudopotential],
+    *,
+    energy_cutoff: float | None = None,
+    functional: str | None = None,
+    memory_budget: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Blocks:
+    """Returns the matrix elements of the local potential of the superposed atomic densities.
+
+    Time and memory are linear in the number of atoms.
+
+    Args:
+        overlap: S of the structure (`overlap_and_kinetic`), for its edges.
+        orbitals: atomic number → orbitals.
+        pseudopotentials: atomic number → pseudopotential.
+        energy_cutoff: of the grid, Ry; None takes four times that of the orbitals, as a plane-wave grid for their
+            density has.
+        functional: `pbe` or `lda`; None takes that of the pseudopotentials.
+        memory_budget: bytes for what the grid needs beside the result; by default 256 MB.
+        progress: called with (bricks of the grid done, all bricks).
+
+    Returns:
+        V in eV on the edges of S, n_spin 1.
+
+    Raises:
+        ValueError: an element without pseudopotential, pseudopotentials of different functionals, an unknown
+            functional, or an energy or a budget that is not positive.
+    """
+    structure = overlap.graph.structure
+    species = structure.species()
+    missing = [SYMBOLS[z] for z in species if z not in pseudopotentials]
+    if missing:
+        raise ValueError(f"pseudopotentials: none for {', '.join(missing)}")
+    functional = functional or _common_functional(pseudopotentials, species)
+    budget = BUDGET if memory_budget is None else memory_budget
+    if not budget > 0:
+        raise ValueError(f"memory_budget: expected a positive number of bytes, got {memory_budget}")
+    density_cutoff = 4 * max(orbitals[z].energy_cutoff for z in species)
+    fields = {z: AtomicFields.of(pseudopotentials[z], math.sqrt(density_cutoff)) for z in species}
+    reach = {z: orbitals[z].dr * (orbitals[z].radial.shape[1] - 1) for z in species}
+    grid = Grid.of(structure, density_cutoff if energy_cutoff is None else energy_cutoff, max(reach.values()))
+    volume = abs(float(np.linalg.det(grid.cell)))
+    zero = 4 * math.pi / (3 * volume) * sum(fields[int(z)].second_moment for z in structure.numbers)
+    fields_near = _Near(structure, grid, {z: f.reach for z, f in fields.items()})
+    orbitals_near = _Near(structure, grid, reach)
+    field_table, orbital_table = _field_table(fields), _orbital_table(orbitals, species)
+    pairs = _Pairs(overlap, orbitals_near.images)
+    step, result = torch.from_numpy(grid.step), np.zeros(len(overlap.data))
+    done, at_once = 0, max(1, budget // (_PER_POINT * BRICK**3))
+    for bricks in grid.bricks(at_once):
+        done += len(bricks)
+        near = orbitals_near.of(bricks)
+        alive = np.flatnonzero(np.diff(near.starts))
+        if len(alive):  # vacuum costs nothing more
+            bricks = bricks[alive]
+            near = AtomsOfBricks(np.concatenate([[0], near.starts[1:][alive]]), near.image)
+            boxes = torch.from_numpy(bricks)
+            v = superposition(*fields_near.arrays(fields_near.of(bricks)), boxes, step, *field_table)
+            potential = v[:, 0] + xc.potential(functional, *v[:, 1:].unbind(1)) + zero
+            table, starts, edges = pairs.of(near)
+            sizes = overlap.sizes[edges]
+            ends = np.cumsum(sizes)
+            table[:, 2] = (ends - sizes)[table[:, 2]]
+            blocks = grid_integrals(
+                potential * grid.volume_element,
+                *orbitals_near.arrays(near),
+                torch.from_numpy(table),
+                torch.from_numpy(starts),
+                boxes,
+                step,
+                *orbital_table,
+                int(ends[-1]),
+            )
+            place = np.repeat(overlap.offsets[edges] - (ends - sizes), sizes) + np.arange(ends[-1])
+            result[place] += blocks.numpy() * RYDBERG
+        if progress:
+            progress(done, grid.n_bricks)
+    return _with_transposes(overlap.like(result), pairs.half)
+
+
+def _common_functional(pseudopotentials: Mapping[int, Pseudopotential], species: list[int]) -> str:
+    names = {xc.functional_named(pseudopotentials[z].functional) for z in species}
+    if len(names) > 1:
+        raise ValueError(f"pseudopotentials: expected one functional, got {' and '.join(sorted(names))}")
+    return names.pop()
+
+
+class _Near:
+    """Which atoms reach which bricks.
+
+    Args:
+        structure: a wrapped structure.
+        grid: its grid.
+        reach: atomic number → where the functions end, Bohr.
+    """
+
+    def __init__(self, structure: Structure, grid: Grid, reach: Mapping[int, float]) -> None:
+        self.grid, self.images = grid, images_within(structure, grid, reach)
+        self._tree = cKDTree(self.images.position)
+        self._species = np.searchsorted(np.unique(structure.numbers), structure.numbers)
+
+    def of(self, bricks: np.ndarray) -> AtomsOfBricks:
+        """Returns the images that reach bricks [c, 6]."""
+        return atoms_of_bricks(self.grid, bricks, self.images, self._tree)
+
+    def arrays(self, near: AtomsOfBricks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns positions, species and starts as the ops take them."""
+        position = self.images.position[near.image]
+        species = self._species[self.images.atom[near.image]]
+        return tuple(torch.from_numpy(x) for x in (position, species, near.starts))
+
+
+class _Pairs:
+    """Pairs of images that share a brick, and their edges.
+
+    Of an edge and its reverse one is made: the one whose first image comes first.
+
+    Args:
+        overlap: a matrix on the edges.
+        images: the images, ordered by atom, then by R.
+    """
+
+    def __init__(self, overlap: Blocks, images: Images) -> None:
+        graph = overlap.graph
+        R = graph.R
+        forward = (R[:, 0] > 0) | ((R[:, 0] == 0) & ((R[:, 1] > 0) | ((R[:, 1] == 0) & (R[:, 2] >= 0))))
+        self.half = np.flatnonzero((graph.src < graph.dst) | ((graph.src == graph.dst) & forward))
+        """One of each edge and its reverse."""
+        self.images = images
+        self._low, self._high, self._n = R.min(axis=0), R.max(axis=0), graph.structure.n_atoms
+        keys = self._keys(graph.src[self.half], graph.dst[self.half], R[self.half])
+        order = np.argsort(keys)
+        self._edges, self._sorted = self.half[order], keys[order]
+
+    def _keys(self, src: np.ndarray, dst: np.ndarray, R: np.ndarray) -> np.ndarray:
+        span = self._high - self._low + 1
+        r = R - self._low
+        return (((src * self._n + dst) * span[0] + r[:, 0]) * span[1] + r[:, 1]) * span[2] + r[:, 2]
+
+    def of(self, near: AtomsOfBricks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the pairs [q, 3] – two images of a brick, and which of the edges –, their starts, and the edges."""
+        counts = np.diff(near.starts)
+        brick = np.repeat(np.arange(len(counts)), counts)
+        place = np.arange(len(brick)) - near.starts[brick]
+        partners = counts[brick] - place  # this image and those behind it
+        here = np.repeat(np.arange(len(brick)), partners)
+        other = here + np.arange(len(here)) - np.repeat(np.cumsum(partners) - partners, partners)
+        a, b = near.image[here], near.image[other]
+        images = self.images
+        R = images.R[b] - images.R[a]
+        known = ((R >= self._low) & (R <= self._high)).all(axis=1)
+        keys = self._keys(images.atom[a], images.atom[b], R)
+        at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+        kept = np.flatnonzero(known & (self._sorted[at] == keys))
+        here, other = here[kept], other[kept]
+        edges, which = np.unique(self._edges[at[kept]], return_inverse=True)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(brick[here], minlength=len(counts)))])
+        return np.stack([place[here], place[other], which], axis=1), starts, edges
+
+
+def _with_transposes(half: Blocks, edges: np.ndarray) -> Blocks:
+    """Writes the transposes of the blocks of some edges to the reverse edges."""
+    reverse = half.graph.reverse()
+    chosen = np.zeros(half.n_edges, dtype=bool)
+    chosen[edges] = True
+    for _, _, group, blocks in list(half.groups()):
+        here = np.flatnonzero(chosen[group])
+        if len(here):
+            half.put(reverse[group[here]], blocks[here].swapaxes(2, 3))
+    return half
+
+
+def _field_table(fields: Mapping[int, AtomicFields]) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Cubics of V_NA, n, n′/r and n″ as `superposition` takes them: table, rows, spacing."""
+    tables = []
+    for z in sorted(fields):
+        f = fields[z]
+        r = f.dr * np.arange(f.values.shape[1])
+        tables.append(_cubics(CubicSpline(r, f.values.T, bc_type=((1, np.zeros(4)), "not-a-knot"))))
+        spacing = f.dr
+    return torch.from_numpy(np.concatenate(tables)), _rows(tables), spacing
+
+
+def _orbital_table(
+    orbitals: Mapping[int, OrbFile], species: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Cubics of R/r^l as `grid_integrals` takes them: table, rows, degrees, spacing."""
+    most = max(len(orbitals[z].shells) for z in species)
+    tables, degrees = [], np.full((len(species), most), -1)
+    for i, z in enumerate(sorted(species)):
+        orb = orbitals[z]
+        l, n = np.array(orb.shells), len(orb.shells)
+        r = orb.r
+        f = orb.radial[:, 1:] / r[1:] ** l[:, None]
+        at_zero = 1.5 * f[:, 0] - 0.6 * f[:, 1] + 0.1 * f[:, 2]  # a parabola in r²
+        spline = CubicSpline(r, np.column_stack([at_zero, f]).T, bc_type=((1, np.zeros(n)), "not-a-knot"))
+        if abs(orb.dr - SPACING) > 1e-9 * SPACING:
+            x = SPACING * np.arange(math.ceil(r[-1] / SPACING - 1e-6) + 1)
+            spline = CubicHermiteSpline(x, spline(x), spline(x, 1))
+        degrees[i, :n] = l
+        tables.append(np.pad(_cubics(spline), ((0, 0), (0, 0), (0, most - n))))
+    return torch.from_numpy(np.concatenate(tables)), _rows(tables), torch.from_numpy(degrees), SPACING
+
+
+def _cubics(spline: CubicSpline | CubicHermiteSpline) -> np.ndarray:
+    """Coefficients of 1, t, t², t³ on each interval, t from 0 to 1 [interval, 4, f]."""
+    width = np.diff(spline.x)[0]
+    return np.ascontiguousarray(spline.c[::-1].swapaxes(0, 1)) * (width ** np.arange(4))[:, None]
+
+
+def _rows(tables: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([[0], np.cumsum([len(t) for t in tables])]))
