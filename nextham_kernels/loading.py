@@ -46,7 +46,7 @@ _KERNELS = {
     "rotate_to_edges": {"cpu": "cpp", "cuda": "triton"},
     "rotate_to_nodes": {"cpu": "cpp", "cuda": "triton"},
     "segment_softmax": {"cpu": "cpp", "cuda": "triton"},
-    "solid_harmonics": {"cpu": "cpp", "cuda": "reference"},
+    "solid_harmonics": {"cpu": "cpp", "cuda": "triton"},
     "superposition": {"cpu": "cpp", "cuda": "reference"},
     "tensor_product": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_conv": {"cpu": "cpp", "cuda": "triton"},

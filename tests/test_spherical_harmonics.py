@@ -9,7 +9,7 @@ import scipy.special
 import torch
 
 from nextham_kernels.clebsch_gordan import wigner_d
-from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
+from nextham_kernels.ops.spherical_harmonics import reference, solid_harmonics, spherical_harmonics
 
 L_MAX = 7
 
@@ -94,3 +94,25 @@ def test_contract():
         spherical_harmonics(vector.T, 12)
     with harness.raises(TypeError, "vector: expected dtype float32 or float64, got int64"):
         spherical_harmonics(torch.zeros(1, 3, dtype=torch.int64), 3)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("l_max", [1, 5])
+def test_gpu_kernel(l_max):
+    harness.assert_gpu_kernel(
+        "solid_harmonics tensor_product" + " tensor_product_backward" * (l_max == 5),
+        lambda vector: solid_harmonics(vector, l_max),
+        lambda vector: reference.solid_harmonics(vector, l_max),
+        {"vector": harness.random(5, 3)},
+        float32=2e-6,
+        second=l_max == 5,
+    )
+
+
+@pytest.mark.triton
+def test_gpu_kernel_at_zero_and_without_rows():
+    with harness.on_gpu() as device:
+        y = spherical_harmonics(torch.zeros(2, 3, device=device), 3)
+        assert solid_harmonics(torch.ones(2, 3, device=device), 0).eq(1).all()
+        assert spherical_harmonics(torch.zeros(0, 3, device=device), 3).shape == (0, 16)
+    assert y[:, 0].eq(1).all() and not y[:, 1:].any()

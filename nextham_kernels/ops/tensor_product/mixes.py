@@ -238,7 +238,7 @@ def _backward(name: str, members: list[View], sizes: Sizes, taken: set, part: in
     lane, lanes = first.lane, first.lanes
     shared = sizes.shared_mix and all(t.mix >= 0 for t, *_ in members)
     outputs = max(_outputs(t, shared) for t, *_ in members)
-    outputs = min(32, outputs) if shared else outputs
+    outputs = min(16, outputs) if shared else outputs
     rows, pairs, warps = _tile([t for t, *_ in members], shared, outputs)
     chunks = -(-lanes // pairs)
     text = Text(name, f"g, x, y, w, m, gx, gy, gw, gm, part, {ARGUMENTS}")

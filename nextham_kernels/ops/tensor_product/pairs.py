@@ -47,13 +47,13 @@ def forward(terms: list[Term], sizes: Sizes, taken: set[int], conv: bool) -> lis
     groups: list[list[Term]] = []
     places: dict[tuple[int, int], int] = {}
     for term in terms:
-        if not term.sums:
-            groups.append([term])
-        elif (term.block, term.lanes) in places:
-            groups[places[term.block, term.lanes]].append(term)
-        else:
-            places[term.block, term.lanes] = len(groups)
-            groups.append([term])
+        key = (term.block, term.lanes)
+        if term.sums and key in places and cost_of([*groups[places[key]], term]) <= FORWARD:
+            groups[places[key]].append(term)
+            continue
+        if term.sums:
+            places[key] = len(groups)
+        groups.append([term])
     groups.sort(key=lambda group: (group[0].lanes, group[0].lane, group[0].blocks[group[0].lane]))
     found: list[list[list[Term]]] = []
     for group in groups:

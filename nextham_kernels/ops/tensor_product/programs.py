@@ -12,7 +12,7 @@ from nextham_kernels.ops.tensor_product.lanes import Term, terms
 from nextham_kernels.ops.tensor_product.reference import Product, product_of
 from nextham_kernels.ops.tensor_product.text import Kernel, Sizes
 
-__all__ = ["Program", "backward", "conv_fuses", "forward", "fused_terms", "linear_fuses"]
+__all__ = ["HEAD", "Program", "backward", "conv_fuses", "forward", "fused_terms", "linear_fuses"]
 
 HEAD = "import triton\nimport triton.language as tl\n"
 
