@@ -51,6 +51,7 @@ _KERNELS = {
     "tensor_product": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_conv": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_linear": {"cpu": "cpp", "cuda": "triton"},
+    "tensor_product_radial": {"cpu": "cpp", "cuda": "reference"},
     "two_center": {"cpu": "cpp", "cuda": "reference"},
 }
 """Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""
