@@ -30,7 +30,7 @@ _KERNELS = {
     "bloch_sum": {"cpu": "cpp", "cuda": "reference"},
     "blocks_to_irreps": {"cpu": "cpp", "cuda": "reference"},
     "edge_linear": {"cpu": "cpp", "cuda": "triton"},
-    "edge_tensor_product": {"cpu": "cpp", "cuda": "reference"},
+    "edge_tensor_product": {"cpu": "cpp", "cuda": "triton"},
     "edge_wigner": {"cpu": "cpp", "cuda": "triton"},
     "gate": {"cpu": "cpp", "cuda": "triton"},
     "gram": {"cpu": "cpp", "cuda": "reference"},

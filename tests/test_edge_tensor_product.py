@@ -1,5 +1,7 @@
 """edge_tensor_product against the product and the linear map on e3nn's axis."""
 
+import functools
+
 import harness
 import pytest
 import torch
@@ -304,3 +306,38 @@ def test_contract():
         edge_tensor_product(x, radial, weight, onsite, *settings, None, v_bias)
     with harness.raises(ValueError, "bias: expected shape [1], got [0]"):
         edge_tensor_product(x, radial, weight, onsite, *settings, bias=bias[1:])
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("case", ["tiny", "unordered", "nothing_to_reach", "odd_scalar", "scalars", "aligned"])
+def test_gpu_kernel(case, fused, monkeypatch):
+    arguments = {**CASES, "aligned": ("8x0e+8x1o", 1, "12x0e+8x1o")}[case]
+    n_radial, n_weights = edge_tensor_product_sizes(*arguments)
+    given = {
+        "x": harness.random(harness.EDGES, irreps_of(arguments[0]).dim, seed=1),
+        "radial": harness.random(harness.EDGES, 5 if fused else n_radial, seed=2),
+        "linear_weight": harness.random(n_weights, seed=3),
+        "bias": harness.random(len(edge_layout(irreps_of(arguments[2])).scalars), seed=4),
+        "onsite": onsite_of(harness.EDGES),
+    }
+    if fused:
+        given["radial_weight"] = harness.random(n_radial, 5, seed=5)
+        given["radial_bias"] = harness.random(n_radial, seed=6)
+
+    def kernel(x, radial, linear_weight, bias, onsite, radial_weight=None, radial_bias=None):
+        if not len(bias):
+            bias = None
+        return edge_tensor_product(x, radial, linear_weight, onsite, *arguments, radial_weight, radial_bias, bias)
+
+    def plain(x, radial, linear_weight, bias, onsite, radial_weight=None, radial_bias=None):
+        if radial_weight is None:
+            radial_weight, radial_bias = x.new_empty(0, 0), x.new_empty(0)
+        return reference.edge_tensor_product(
+            x, radial, linear_weight, onsite, radial_weight, radial_bias, bias, *arguments
+        )
+
+    if not len(given["bias"]):
+        del given["bias"]
+        kernel, plain = (functools.partial(f, bias=torch.empty(0)) for f in (kernel, plain))
+    harness.assert_gpu_kernel("edge_tensor_product edge_tensor_product_backward", kernel, plain, given)

@@ -37,6 +37,7 @@ _op = define(
     cpu.forward,
     cpu.backward,
     lambda x, *rest: x.new_empty(len(x), irreps_of(rest[-1]).dim),
+    gpu=("edge_tensor_product.kernel.forward", "edge_tensor_product.kernel.backward"),
 )
 
 
