@@ -225,8 +225,9 @@ template <typename T>
 struct HeadWork {
   Tiles<T> outer, x, heads, y;
 
-  HeadWork(const HeadMaps<T>& q, std::int64_t d, std::int64_t n_panels)
-      : outer(q.directed.deepest(), n_panels), x(d, 1), heads(q.directed.n_heads, 1), y(d, 1) {
+  // From rows of d numbers to rows of d_out.
+  HeadWork(const HeadMaps<T>& q, std::int64_t d, std::int64_t n_panels, std::int64_t d_out)
+      : outer(q.directed.deepest(), n_panels), x(d, 1), heads(q.directed.n_heads, 1), y(d_out, 1) {
     for (const Tiles<T>* t : {&x, &heads}) std::fill_n(t->panel(0), t->d * kWidth<T>, T(0));
   }
 
@@ -335,7 +336,7 @@ void layer(const Array<T>& source, const Array<T>& target, const Array<T>& wigne
 #pragma omp parallel if (e.n > size)
   {
     const auto nowhere = buffer<T>(std::max(d, n_heads));
-    HeadWork<T> head(to_edge, d, n_panels);
+    HeadWork<T> head(to_edge, d, n_panels, d);
     const auto write = [&](const Tiles<T>& from, std::int64_t first, std::int64_t end, T* to) {
       each_panel<T>(end - first, [&](std::int64_t p, std::int64_t) {
         write_tile<T>(from.panel(p), first + p * w, {to, from.d, end, nowhere.get()});
@@ -385,6 +386,52 @@ void layer(const Array<T>& source, const Array<T>& target, const Array<T>& wigne
   }
 }
 
+// The last layer: what the values of an edge make through the heads, rotated back and times a factor, goes to the
+// columns `place` of row to[e] of `result`.
+template <typename T>
+void outputs(const Array<T>& source, const Array<T>& target, const Array<T>& edge, const Array<T>& wigner,
+             const Array<T>& radial, const Array<std::int64_t>& src, const Array<std::int64_t>& dst,
+             const Array<bool>& onsite, const std::vector<Array<T>>& weights,
+             const std::vector<Array<std::int32_t>>& tables, const Array<double>& numbers, const Array<T>& factor_,
+             const Array<std::int64_t>& place_, const Array<std::int64_t>& to_, Array<T>& result_) {
+  Reader<T> weighing(weights);
+  Reader<std::int32_t> tabling(tables);
+  const Values<T> q = read_values<T>(weighing, tabling, *reinterpret_cast<const Numbers*>(in(numbers)));
+  const LinearTable table = read_table(tabling);
+  const HeadMaps<T> heads = read_heads<T>(weighing, table, q.logits.layers.back().matrix.rows);
+  const auto &irreps = tabling.take(), &at = tabling.take(), &index = tabling.take();
+  const auto &sign = weighing.take(), &pair_sign = weighing.take();
+  const RotationLayout<T> rotation(irreps, at, index, sign, pair_sign);
+  const Edges<T> e = edges_of(source, target, edge, wigner, radial, src, dst, onsite);
+  const std::int64_t size = block_size<T>(e.n), w = kWidth<T>, n_panels = (size + w - 1) / w, d = rotation.d;
+  const T* factor = in(factor_);
+  const std::int64_t *place = in(place_), *to = in(to_), width = result_.shape(1);
+  T* result = out(result_);
+#pragma omp parallel if (e.n > size)
+  {
+    ValuesWork<T> work(q, e.n_radial, n_panels);
+    HeadWork<T> head(heads, q.d, n_panels, d);
+    const Tiles<T> tile(d, n_panels);
+    const auto rows = buffer<T>(d * w), turned = buffer<T>(d), flipped = buffer<T>(rotation.n_pairs);
+#pragma omp for schedule(static)
+    for (std::int64_t first = 0; first < e.n; first += size) {
+      const std::int64_t there = std::min(size, e.n - first), n_lanes = whole_vectors<T>(there);
+      const Tiles<T>& a = work.run(e, first, n_lanes);
+      head.run(heads, work.value, a, e.onsite + first, there, n_lanes, tile);
+      each_panel<T>(there, [&](std::int64_t p, std::int64_t lanes) {
+        write_tile<T>(tile.panel(p), 0, {rows.get(), d, w, nullptr});
+        for (std::int64_t lane = 0, i = first + p * w; lane < lanes; ++lane, ++i) {
+          std::fill_n(turned.get(), d, T(0));
+          rotation.template rotate<true>(rows.get() + lane * d, nullptr, e.wigner + i * e.n_wigner, flipped.get(),
+                                         turned.get());
+          T* row = result + to[i] * width;
+          for (std::int64_t j = 0; j < d; ++j) row[place[rotation.index[j]]] = factor[i] * rotation.sign[j] * turned[j];
+        }
+      });
+    }
+  }
+}
+
 template <typename T>
 void pack(const Array<T>& matrix, Array<T>& packed) {
   pack_weights<T>({in(matrix), matrix.shape(1), 1}, matrix.shape(0), matrix.shape(1), out(packed));
@@ -398,6 +445,7 @@ template <typename T>
 void bind(Module& m) {
   m.def("edge_values", &values<T>);
   m.def("edge_layer", &layer<T>);
+  m.def("edge_outputs", &outputs<T>);
   m.def("pack_weights", &pack<T>);
 }
 

@@ -2,6 +2,9 @@
 #include "matrix_product.h"
 
 #include <type_traits>
+#ifdef __AMX_BF16__
+#include "amx_product.h"
+#endif
 
 namespace NEXTHAM_ISA {
 namespace {
@@ -94,13 +97,32 @@ void product(Strided<T> a, std::int64_t rows, std::int64_t k, std::int64_t n, co
     product_block(a, rows, k, std::min(kPanel<T>, n - first), packed, c, row_c, panel_c, add);
 }
 
+// Whether weights are packed for the matrix unit: where it has the registers' depth to work on.
+template <typename T>
+constexpr bool on_matrix_unit([[maybe_unused]] std::int64_t rows, [[maybe_unused]] std::int64_t k) {
+#ifdef __AMX_BF16__
+  return std::is_same_v<T, float> && rows >= 16 && k >= 32;
+#else
+  return false;
+#endif
+}
+
 template <typename T>
 std::int64_t weights_size(std::int64_t rows, std::int64_t k) {
+#ifdef __AMX_BF16__
+  if (on_matrix_unit<T>(rows, k)) return matrix_unit::weights_size(rows, k) / 2;
+#endif
   return rows * k;
 }
 
 template <typename T>
 void pack_weights(Strided<T> a, std::int64_t rows, std::int64_t k, T* packed) {
+#ifdef __AMX_BF16__
+  if constexpr (std::is_same_v<T, float>) {
+    if (on_matrix_unit<T>(rows, k))
+      return matrix_unit::pack_weights(a.a, a.row, a.column, rows, k, reinterpret_cast<std::uint16_t*>(packed));
+  }
+#endif
   for (std::int64_t first = 0; first < rows; first += kRows)
     for (std::int64_t i = 0; i < k; ++i)
       for (std::int64_t r = first; r < std::min(first + kRows, rows); ++r) *packed++ = a.a[r * a.row + i * a.column];
@@ -109,6 +131,13 @@ void pack_weights(Strided<T> a, std::int64_t rows, std::int64_t k, T* packed) {
 // A group of rows with all panels at a time: it stays in the first-level cache.
 template <typename T>
 void tile_product(const Weights<T>& a, Panels<const T> b, std::int64_t n_lanes, Panels<T> c, bool add) {
+#ifdef __AMX_BF16__
+  if constexpr (std::is_same_v<T, float>) {
+    if (on_matrix_unit<T>(a.rows, a.k))
+      return matrix_unit::tile_product(reinterpret_cast<const std::uint16_t*>(a.packed), a.rows, a.k, b.base, b.panel,
+                                       n_lanes, c.base, c.panel, add);
+  }
+#endif
   for (std::int64_t first = 0; first < a.rows; first += kRows) {
     const std::int64_t rows = std::min<std::int64_t>(kRows, a.rows - first);
     const Strided<T> group{a.packed + first * a.k, 1, rows};

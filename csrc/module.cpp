@@ -4,6 +4,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#if defined(NEXTHAM_X86) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <map>
 #include <memory>
 #include <string>
@@ -149,6 +155,21 @@ class Submodule final : public Module {
 
 }  // namespace
 
+#if defined(NEXTHAM_X86) && defined(__linux__)
+namespace {
+
+// Whether the processor multiplies tiles of bfloat16 (CPUID leaf 7, EDX bits 22 and 24), and the system gives this
+// process the registers for it (arch_prctl ARCH_REQ_XCOMP_PERM, state 18).
+bool matrix_unit() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned needed = 1u << 22 | 1u << 24;
+  return (d & needed) == needed && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+}
+
+}  // namespace
+#endif
+
 #define NEXTHAM_BIND(op) bind_##op(kernels);
 #define NEXTHAM_BIND_KERNELS(m, isa)                                                     \
   {                                                                                      \
@@ -170,6 +191,11 @@ PYBIND11_MODULE(_C, m) {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd")) {
     NEXTHAM_BIND_KERNELS(m, avx512)
+#ifdef __linux__
+    if (matrix_unit()) {
+      NEXTHAM_BIND_KERNELS(m, amx)
+    }
+#endif
   }
 #endif
 }

@@ -154,7 +154,7 @@ def instruction_sets() -> list[str]:
     # The kernels share the OpenMP runtime that torch brings, and with it its thread count: torch must come first.
     import torch  # noqa: F401
 
-    return [name for name in ("scalar", "avx2", "avx512") if hasattr(compiled(), name)]
+    return [name for name in ("scalar", "avx2", "avx512", "amx") if hasattr(compiled(), name)]
 
 
 @functools.cache

@@ -14,13 +14,15 @@ from nextham_kernels.ops.edge_layer import (
     Edges,
     HeadMap,
     edge_layer,
+    edge_outputs,
     edge_values,
     pack,
+    through_heads,
 )
 from nextham_kernels.ops.edge_linear.reference import pieces
 from nextham_kernels.ops.edge_tensor_product import edge_tensor_product_sizes
 from nextham_kernels.ops.gate import gate_input_irreps
-from nextham_kernels.ops.rotation import edge_wigner
+from nextham_kernels.ops.rotation import edge_wigner, rotate_to_nodes
 from nextham_kernels.ops.tracegrad import fold_tracegrad
 
 
@@ -140,6 +142,27 @@ def test_threads():
     (*rows, edges, weights), settings, nodes = problem("production", torch.float32)
     packed = pack(weights, settings)
     harness.assert_threads_agree(lambda: edge_layer(*rows, edges, packed, settings, nodes)[:2])
+
+
+@pytest.mark.parametrize("name", ["small", "production"])
+def test_outputs(name):
+    """A last layer writes to its rows and columns alone."""
+    (*rows, edges, weights), settings, _ = problem(name)
+    d = rows[-1].shape[1]
+    weights = weights._replace(to_node=None, tracegrad=None)
+    factor, found = harness.random(len(rows[-1]), seed=1), []
+    generator = torch.Generator().manual_seed(0)
+    order, places = torch.randperm(len(factor) + 3, generator=generator), torch.randperm(d + 2, generator=generator)
+    order, places = order[: len(factor)], places[:d]
+    for w in (pack(weights, settings), weights):
+        found.append(torch.full((len(factor) + 3, d + 2), 7.0, dtype=torch.float64))
+        edge_outputs(*rows, edges, w, settings, factor, found[-1], order, places)
+    harness.assert_close(*found, 1e-10)
+    value, logits = edge_values(*rows, edges, weights, settings)
+    row = through_heads(value, logits, weights.to_edge, edges, settings.irreps)
+    expected = torch.full_like(found[0], 7.0)
+    expected[order[:, None], places] = factor[:, None] * rotate_to_nodes(row, edges.wigner, settings.irreps)
+    harness.assert_close(found[1], expected)
 
 
 def test_in_place():

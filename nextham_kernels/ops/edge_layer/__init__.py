@@ -7,6 +7,7 @@ them, b_e the radial basis and every map one matrix per |m|:
     p_e = edge_tensor_product(m_e, radial MLP(b_e)) + bias on 0e,   the first numbers of p_e being the scalars q_e
     v_e = gate(rest of p_e),   a_e = logits MLP([b_e, q_e])                             edge_values
     x′_e = tracegrad_update(Σ_h a_eh M_h v_e),   y_n = Σ_{e: dst_e = n} D_eᵀ Σ_h softmax_n(a)_eh N_h v_e   edge_layer
+    o_e = f_e D_eᵀ Σ_h a_eh M_h v_e                                                     edge_outputs
 
 It is the composition of the ops of this package that `composition` writes down, with their derivatives. Weights that
 were packed (`pack`) run on the CPU in one kernel instead, whose steps share tiles of edges in the second-level cache;
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from nextham_kernels.checks import check_shapes, check_tensors
+from nextham_kernels.checks import check_range, check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import dim_of
 from nextham_kernels.loading import interpreted, reference_only
 from nextham_kernels.ops.edge_layer import composition, cpu
@@ -40,6 +41,7 @@ __all__ = [
     "HeadMap",
     "PackedEdgeLayer",
     "edge_layer",
+    "edge_outputs",
     "edge_values",
     "pack",
     "packable",
@@ -115,7 +117,7 @@ def edge_values(
     """
     _check(source, target, edge, edges, settings)
     if isinstance(weights, PackedEdgeLayer):
-        return cpu.edge_values(source, target, edge, edges, weights, settings)
+        return cpu.edge_values(source, target, edge, edges, weights)
     return composition.edge_values(source, target, edge, edges, weights, settings)
 
 
@@ -155,9 +157,53 @@ def edge_layer(
         if invariants:
             raise ValueError("invariants: packed weights give none, use plain ones")
         out = torch.empty_like(edge) if out is None else out
-        return EdgeLayerResult(out, cpu.edge_layer(source, target, edge, edges, weights, settings, nodes, out), None)
+        return EdgeLayerResult(out, cpu.edge_layer(source, target, edge, edges, weights, nodes, out), None)
     made = composition.edge_layer(source, target, edge, edges, weights, settings, nodes, invariants)
     return EdgeLayerResult(made[0] if out is None else out.copy_(made[0]), *made[1:])
+
+
+def edge_outputs(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    weights: EdgeLayerWeights | PackedEdgeLayer,
+    settings: EdgeLayerSettings,
+    factor: torch.Tensor,
+    out: torch.Tensor,
+    rows: torch.Tensor,
+    places: torch.Tensor,
+) -> None:
+    """Writes o, the output of a last layer, into the columns `places` of the rows `rows` of a tensor.
+
+    Args:
+        source: s, rows of all nodes [n, d], float32 or float64.
+        target: t, the same.
+        edge: x, rows [e, d].
+        edges: the geometry of these edges.
+        weights: plain weights, or packed ones, `to_edge` going to the output.
+        settings: sizes and constants.
+        factor: f [e].
+        out: the tensor [g, width], contiguous and without gradient; nothing else of it is touched.
+        rows: which of its rows belongs to each edge [e], int64, each once.
+        places: which of its columns belongs to each number of o [d_out], int64, each once.
+
+    Raises:
+        ValueError: a wrong shape, or an `out` that is not contiguous.
+        TypeError: a wrong or mixed dtype or device.
+    """
+    _check(source, target, edge, edges, settings)
+    check_tensors(edge=edge, factor=factor, out=out, integer={"rows": rows, "places": places})
+    check_shapes(factor=(factor, str(len(edge))), rows=(rows, str(len(edge))), out=(out, "g width"))
+    check_range("rows", rows, len(out))
+    check_range("places", places, out.shape[1])
+    if not out.is_contiguous():
+        raise ValueError(f"out: expected a contiguous tensor, got strides {out.stride()}")
+    if isinstance(weights, PackedEdgeLayer):
+        return cpu.edge_outputs(source, target, edge, edges, weights, factor, out, rows, places)
+    made = composition.edge_outputs(source, target, edge, edges, weights, settings)
+    out[rows[:, None], places] = factor[:, None] * made
+    return None
 
 
 def _check(

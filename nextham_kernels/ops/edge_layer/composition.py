@@ -16,7 +16,16 @@ from nextham_kernels.ops.norm import norm
 from nextham_kernels.ops.rotation import rotate_to_edges, rotate_to_nodes
 from nextham_kernels.ops.tracegrad import FoldedTraceGrad, folded_invariants, tracegrad_update
 
-__all__ = ["EdgeLayerSettings", "EdgeLayerWeights", "Edges", "HeadMap", "edge_layer", "edge_values", "through_heads"]
+__all__ = [
+    "EdgeLayerSettings",
+    "EdgeLayerWeights",
+    "Edges",
+    "HeadMap",
+    "edge_layer",
+    "edge_outputs",
+    "edge_values",
+    "through_heads",
+]
 
 
 class HeadMap(NamedTuple):
@@ -133,3 +142,17 @@ def edge_layer(
     else:
         z = folded_invariants(out, weights.tracegrad, edge=True) if invariants else None
     return out, node, z
+
+
+def edge_outputs(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    weights: EdgeLayerWeights,
+    settings: EdgeLayerSettings,
+) -> torch.Tensor:
+    """Returns D_eᵀ Σ_h a_eh M_h v_e [e, d_out] on e3nn's flat axis."""
+    value, logits = edge_values(source, target, edge, edges, weights, settings)
+    row = through_heads(value, logits, weights.to_edge, edges, settings.irreps)
+    return rotate_to_nodes(row, edges.wigner, weights.to_edge.irreps)

@@ -114,6 +114,11 @@ def pack(weights: EdgeLayerWeights, settings: EdgeLayerSettings) -> PackedEdgeLa
             more, widths = _tracegrad(weights)
             arrays += more
             tables.append(widths)
+    else:
+        irreps_out = weights.to_edge.irreps
+        places, at, index, sign, pair_sign = rotation.cpu.tables(irreps_out, weights.merge.dtype)
+        arrays += [*_heads(weights.to_edge, irreps), torch.from_numpy(sign), torch.from_numpy(pair_sign)]
+        tables += [*edge_linear.cpu.tables(irreps, irreps_out, n_heads), places, at, index]
     s = settings
     numbers = [s.norm_eps, s.floor, s.radial_eps, s.logits_eps, EPS, s.residual, SILU_SCALE, SIGMOID_SCALE]
     arrays = [a.contiguous().numpy() for a in arrays]
@@ -148,7 +153,6 @@ def edge_values(
     edge: torch.Tensor,
     edges: Edges,
     packed: PackedEdgeLayer,
-    settings: EdgeLayerSettings,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Runs `edge_values`."""
     value, logits = torch.empty_like(edge), edge.new_empty(len(edge), packed.n_heads)
@@ -163,7 +167,6 @@ def edge_layer(
     edge: torch.Tensor,
     edges: Edges,
     packed: PackedEdgeLayer,
-    settings: EdgeLayerSettings,
     nodes: tuple[int, int],
     out: torch.Tensor,
 ) -> torch.Tensor:
@@ -177,3 +180,19 @@ def edge_layer(
     results = (t.numpy() for t in (out, value, logits, node))
     kernels().edge_layer(*arrays, first, *packed[:3], *results)
     return node
+
+
+def edge_outputs(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    packed: PackedEdgeLayer,
+    factor: torch.Tensor,
+    out: torch.Tensor,
+    rows: torch.Tensor,
+    places: torch.Tensor,
+) -> None:
+    """Runs `edge_outputs`, which writes to `out`."""
+    arrays = _arrays(source, target, edge, edges.wigner, edges.radial, edges.src, edges.dst, edges.onsite)
+    kernels().edge_outputs(*arrays, *packed[:3], *_arrays(factor, places, rows), out.numpy())

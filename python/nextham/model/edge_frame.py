@@ -15,7 +15,7 @@ from nextham.model.edge_geometry import EdgeGeometry
 from nextham.model.folding import FoldedLayer, output_places
 from nextham.model.layers import Norm
 from nextham.model.network import Network
-from nextham_kernels.ops.edge_layer import Edges, edge_layer, edge_values, through_heads
+from nextham_kernels.ops.edge_layer import Edges, edge_layer, edge_outputs, edge_values, through_heads
 from nextham_kernels.ops.edge_linear import edge_linear
 from nextham_kernels.ops.gate import gate, gate_input_irreps
 from nextham_kernels.ops.norm import norm
@@ -32,6 +32,7 @@ def run_network(
     geometry: EdgeGeometry,
     chunk: int,
     with_trace: bool,
+    into: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Runs one network.
 
@@ -42,9 +43,11 @@ def run_network(
         geometry: the edges.
         chunk: edges of a chunk of the last layer.
         with_trace: compute the trace head.
+        into: a tensor of zeros, and which of its rows belongs to each edge [e]: packed weights write there.
 
     Returns:
-        The edges of its range [g] (places in the geometry), their output irreps [g, d] and trace head [g, s²] or None.
+        The edges of its range [g] (places in the geometry), their output irreps [g, d], or the tensor that they were
+        written into, and trace head [g, s²] or None.
     """
     config, hidden = network.config, network.config.hidden
     in_place = not torch.is_grad_enabled()  # then nothing but the current rows of all edges is kept
@@ -55,6 +58,14 @@ def run_network(
     for layer, fold in zip(network.layers, folded, strict=True):
         normed = _norm(layer.norm_node, node, config)
         ends = tuple(edge_linear(normed, m.matrix, hidden, hidden, m.bias) for m in (fold.source, fold.target))
+        if layer.last and fold.packed is not None and not with_trace:
+            out, rows = (edge.new_zeros(len(inside), config.block_dim), None) if into is None else into
+            for first in range(0, len(inside), chunk):
+                part = inside[first : first + chunk]
+                at = torch.arange(first, first + len(part)) if rows is None else rows.index_select(0, part)
+                given = (edge.index_select(0, part), _edges(geometry, part), fold.packed, fold.settings)
+                edge_outputs(*ends, *given, _decay(geometry, part, config), out, at, output_places(config))
+            return inside, out, None
         if layer.last:
             output, z = _last_layer(network, fold, ends, edge, geometry, inside, chunk, with_trace)
             invariants += [z] if with_trace else []
@@ -75,8 +86,11 @@ def run_network(
         risen = edge_linear(y, fold.rise.matrix, hidden, gate_input_irreps(hidden), fold.rise.bias)
         node = y + edge_linear(gate(risen, hidden, edge=True), fold.fall.matrix, hidden, hidden, fold.fall.bias)
     head = network.trace_head(torch.cat(invariants, dim=1)) if with_trace else None
-    decay = torch.exp(-config.decay * geometry.distance[inside])[:, None]
-    return inside, output * decay, head
+    return inside, output, head
+
+
+def _decay(geometry: EdgeGeometry, which: torch.Tensor, config: NextHAMConfig) -> torch.Tensor:
+    return torch.exp(-config.decay * geometry.distance.index_select(0, which))
 
 
 def _norm(module: Norm, rows: torch.Tensor, config: NextHAMConfig) -> torch.Tensor:
@@ -84,7 +98,10 @@ def _norm(module: Norm, rows: torch.Tensor, config: NextHAMConfig) -> torch.Tens
 
 
 def _edges(geometry: EdgeGeometry, which: slice | torch.Tensor) -> Edges:
-    return Edges(*(x[which] for x in (geometry.src, geometry.dst, geometry.onsite, geometry.wigner, geometry.radial)))
+    """Rows are copied by `index_select`, where indexing goes number by number."""
+    every = (geometry.src, geometry.dst, geometry.onsite, geometry.wigner, geometry.radial)
+    plain = isinstance(which, torch.Tensor)
+    return Edges(*(x.index_select(0, which) if plain and isinstance(x, torch.Tensor) else x[which] for x in every))
 
 
 def _last_layer(
@@ -99,15 +116,15 @@ def _last_layer(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Output irreps, and the invariants of the last TraceGrad, of the edges of the range."""
     config, hidden, to_edge = network.config, network.config.hidden, folded.edge.to_edge
-    weights = folded.edge if folded.packed is None else folded.packed
     outputs, traces = [edge.new_zeros(0, config.block_dim)], []
     for part in inside.split(chunk):
         edges = _edges(geometry, part)
-        value, logits = edge_values(*ends, edge[part], edges, weights, folded.settings)
+        value, logits = edge_values(*ends, edge[part], edges, folded.edge, folded.settings)
         row = through_heads(value, logits, to_edge, edges, hidden)
         reached = rotate_to_nodes(row, edges.wigner, to_edge.irreps)
         full = edge.new_zeros(len(part), config.block_dim)
-        outputs.append(full.index_copy(1, output_places(config), reached))
+        decay = _decay(geometry, part, config)
+        outputs.append(full.index_copy(1, output_places(config), decay[:, None] * reached))
         if with_trace:
             scalars = through_heads(value, logits, folded.to_scalars, edges, hidden)
             traces.append(folded_invariants(scalars, folded.edge.tracegrad))

@@ -17,7 +17,11 @@ __all__ = ["embed_rows"]
 
 
 def embed_rows(
-    networks: Sequence[Network], h0: torch.Tensor, wigner: torch.Tensor, channels: BlockChannels
+    networks: Sequence[Network],
+    h0: torch.Tensor,
+    wigner: torch.Tensor,
+    channels: BlockChannels,
+    order: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """Returns each network's first edge features as rows [e, d].
 
@@ -28,10 +32,11 @@ def embed_rows(
         h0: irreps of H⁽⁰⁾ [e, width], in the layout of the channels.
         wigner: rotations into the edge frames [e, w].
         channels: which irreps of H⁽⁰⁾ are there.
+        order: which row of `h0` belongs to each edge [e], if not its own.
     """
     config = networks[0].config
     irreps_in, hidden = irreps_of(channels.irreps), config.hidden_irreps
-    rows = rotate_to_edges(h0, wigner, channels.irreps)
+    rows = rotate_to_edges(h0, wigner, channels.irreps, order)
     parts = irrep_parts(config.block_irreps, hidden)
     weights = {
         ir: torch.stack([n.embed.weight[parts[ir].weight[kept]] for n in networks])

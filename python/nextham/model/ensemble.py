@@ -163,11 +163,13 @@ class Ensemble(nn.Module):
         irreps = h0.new_zeros(h0.shape)
         trace = h0.new_zeros(len(h0), len(self.config.shells) ** 2) if with_trace else None
         channels = input_channels(self.config)
-        read = h0[geometry.order][:, channels.components().to(h0.device)]
-        rows = embed_rows(list(self.networks), read, geometry.wigner, channels)
+        read = h0.index_select(1, channels.components().to(h0.device))
+        rows = embed_rows(list(self.networks), read, geometry.wigner, channels, geometry.order)
         for network, folded, edge in zip(self.networks, self.fold(), rows, strict=True):
-            inside, output, head = run_network(network, folded, edge, geometry, CHUNK, with_trace)
-            irreps.index_add_(0, geometry.order[inside], output)  # in place: a copy of all edges costs milliseconds
+            into = (irreps, geometry.order)
+            inside, output, head = run_network(network, folded, edge, geometry, CHUNK, with_trace, into)
+            if output is not irreps:
+                irreps.index_add_(0, geometry.order[inside], output)  # in place: a copy of all costs milliseconds
             if with_trace:
                 trace.index_add_(0, geometry.order[inside], head)
         return Prediction(irreps, trace)
