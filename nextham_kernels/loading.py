@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _KERNELS = {
-    "bloch_sum": {"cpu": "cpp", "cuda": "reference"},
+    "bloch_sum": {"cpu": "cpp", "cuda": "cupy"},
     "blocks_to_irreps": {"cpu": "cpp", "cuda": "reference"},
     "edge_linear": {"cpu": "cpp", "cuda": "triton"},
     "edge_tensor_product": {"cpu": "cpp", "cuda": "triton"},

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,11 +20,13 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselects the tests of what is not there: the reference data of a checkout that stands alone, triton."""
+    """Deselects the tests of what is not there: the reference data of a checkout that stands alone, triton, nvcc."""
     absent = set() if SHARED.is_dir() else {"shared"}
     # Triton is made for Linux alone; `NEXTHAM_REQUIRE=triton-interpreted` makes its absence a failure.
     if importlib.util.find_spec("triton") is None and "triton-interpreted" not in REQUIRED:
         absent.add("triton")
+    if shutil.which("nvcc") is None and "nvcc" not in REQUIRED:
+        absent.add("nvcc")
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in absent)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -40,6 +40,7 @@ _op = define(
     cpu.forward,
     cpu.backward,
     _fake,
+    gpu=("bloch_sum.cuda.forward", "bloch_sum.cuda.backward"),
 )
 
 
