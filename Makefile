@@ -1,4 +1,5 @@
 # make setup | demo | test | lint: everything happens in .venv of this folder.
+# make demo BASIS=DIR: H of step zero from the orbital and pseudopotential files of a folder.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ $(STAMP): pyproject.toml setup.py CMakeLists.txt requirements-dev.txt $(wildcard
 	touch $@
 
 demo: setup
-	$(BIN)/nextham demo --output demo-output
+	$(BIN)/nextham demo --output demo-output $(if $(BASIS),--basis $(BASIS))
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # a thread each: two share the cores badly

@@ -41,7 +41,7 @@ _KERNELS = {
     "layer_norm_silu_vjp": {"cpu": "cpp", "cuda": "reference"},
     "norm": {"cpu": "cpp", "cuda": "triton"},
     "number_text": {"cpu": "cpp"},
-    "projector_product": {"cpu": "cpp", "cuda": "reference"},
+    "projector_product": {"cpu": "cpp", "cuda": "triton"},
     "radial_basis": {"cpu": "cpp", "cuda": "triton"},
     "rotate_to_edges": {"cpu": "cpp", "cuda": "triton"},
     "rotate_to_nodes": {"cpu": "cpp", "cuda": "triton"},
@@ -51,8 +51,7 @@ _KERNELS = {
     "tensor_product": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_conv": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_linear": {"cpu": "cpp", "cuda": "triton"},
-    "tensor_product_radial": {"cpu": "cpp", "cuda": "reference"},
-    "two_center": {"cpu": "cpp", "cuda": "reference"},
+    "two_center": {"cpu": "cpp", "cuda": "triton"},
 }
 """Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""
 

@@ -46,6 +46,18 @@ def test_instruction_sets_agree(instruction_set):
         harness.assert_close(projector_product(*given), reference.projector_product(*given))
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("case", ["one", "mixed"])
+def test_gpu_kernel(case):
+    names = ("left", "right", "strength", "pairs", "starts")
+    harness.assert_gpu_kernel(
+        "projector_product",
+        lambda **x: projector_product(*x.values()),
+        lambda **x: reference.projector_product(*x.values()),
+        dict(zip(names, inputs(case, 5), strict=True)),
+    )
+
+
 def test_threads_agree():
     harness.assert_threads_agree(lambda: [projector_product(*inputs("silicon", 60))])
 

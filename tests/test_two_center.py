@@ -113,6 +113,19 @@ def test_instruction_sets_agree(instruction_set):
     harness.assert_close(kernel("mixed")(*inputs("mixed", 301)), plain("mixed")(*inputs("mixed", 301)))
 
 
+@pytest.mark.triton
+@pytest.mark.parametrize("case", CASES)
+def test_gpu_kernel(case):
+    names = ("distance", "harmonics", "table")
+    run, expected = kernel(case), plain(case)
+    harness.assert_gpu_kernel(
+        "two_center",
+        lambda **x: run(*x.values()),
+        lambda **x: expected(*x.values()),
+        dict(zip(names, inputs(case, 5), strict=True)),
+    )
+
+
 def test_threads_agree():
     harness.assert_threads_agree(lambda: [kernel("spd")(*inputs("spd", 400))])
 

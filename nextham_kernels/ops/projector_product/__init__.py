@@ -29,6 +29,7 @@ _op = define(
     lambda left, right, strength, pairs, starts: left.new_empty(
         len(starts) - 1, len(strength), left.shape[2], right.shape[2]
     ),
+    gpu=("projector_product.kernel.forward",),
 )
 
 

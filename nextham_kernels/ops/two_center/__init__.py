@@ -35,6 +35,7 @@ _op = define(
     lambda distance, harmonics, table, left, right, parts, spacing, cutoff: distance.new_empty(
         parts, len(distance), *(reference.components(reference.degrees(word)) for word in (left, right))
     ),
+    gpu=("two_center.kernel.forward",),
 )
 
 

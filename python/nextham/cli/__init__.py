@@ -10,6 +10,7 @@ from collections.abc import Sequence
 __all__ = ["main"]
 
 COMMANDS = (
+    "h0",
     "predict",
     "bands",
     "dos",

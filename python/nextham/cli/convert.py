@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
         write_deeph(output, source.read("S"), source.read(name), efermi)
     elif kind == "run":
-        from nextham.cli.predict import write_run
+        from nextham.cli.run_folder import write_run
 
         h0 = source.read("H0") if "H0" in source.names() else None
         write_run(output, source.structure, source.read("H"), h0, source.read("S"), source.stru, digits=args.digits)

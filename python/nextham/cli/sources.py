@@ -137,6 +137,8 @@ def open_matrix(spec: str, args: argparse.Namespace, default: str = "H") -> tupl
     if not name:
         names = source.names()
         name = names[0] if len(names) == 1 else default
+        if name == "H" and "H" not in names and "H0" in names:
+            name = "H0"  # what `nextham h0` writes
     return source, name
 
 

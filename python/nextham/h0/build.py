@@ -59,10 +59,10 @@ class Pieces:
 
     def hamiltonian(self) -> Blocks:
         """Returns H, on the edges of S and those that V_NL has beyond them."""
-        n_spin = self.nonlocal_part.n_spin
-        graph = self.overlap.graph.union(self.nonlocal_part.graph)
-        scalar = (self.kinetic + self.local).on(graph).with_spin(n_spin)
-        return scalar + self.nonlocal_part.on(graph)
+        graph = self.nonlocal_part.graph.union(self.overlap.graph)
+        result = self.nonlocal_part.on(graph)
+        result.add_spinless(self.kinetic + self.local)
+        return result
 
 
 def build_pieces(
@@ -126,6 +126,12 @@ def build_h0(
     Raises:
         ValueError: as `build_pieces`.
     """
-    pieces = build_pieces(structure, basis, memory_budget=memory_budget, progress=progress)
-    hamiltonian = pieces.hamiltonian()
-    return hamiltonian, pieces.overlap.on(hamiltonian.graph)
+    orbitals, pseudopotentials = basis.orbitals, basis.pseudopotentials
+    overlap, scalar = overlap_and_kinetic(structure, orbitals)
+    # Spinors come last and take the rest in place: they are by far the largest, and are never there twice.
+    scalar.data += local_potential(
+        overlap, orbitals, pseudopotentials, memory_budget=memory_budget, progress=progress
+    ).data
+    hamiltonian = nonlocal_potential(structure, orbitals, pseudopotentials, graph=overlap.graph)
+    hamiltonian.add_spinless(scalar)
+    return hamiltonian, overlap.on(hamiltonian.graph)

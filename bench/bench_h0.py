@@ -1,0 +1,169 @@
+"""From a structure to H of step zero and to the prediction, stage by stage: silicon, displaced by 0.05 Å.
+
+Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the grid), `h0` (all of it, tables and files
+in memory), `network` (four networks of the published sizes with random weights, from H(0) to ΔH, in pieces) and `total`
+(both). `reference` runs every op's plain reference. The files are those of `--basis DIR` (the case is then called
+`…/files`), or Gaussian functions with the shells, projectors and radii of published silicon. H(0) is computed in double
+precision; `--dtype` is that of the networks. Bytes and flops are not counted.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from math import gamma
+
+import numpy as np
+import torch
+
+from nextham.blocks import Blocks
+from nextham.h0 import AtomicFiles, build_h0, local_potential, nonlocal_potential, overlap_and_kinetic
+from nextham.io.orb import OrbFile
+from nextham.io.upf import Pseudopotential
+from nextham.model import Ensemble, NextHAMConfig, predict_delta
+from nextham.structure import Structure
+from nextham_kernels.loading import use_reference
+
+__all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "label", "problem"]
+
+CASES = {"si1": 1, "si2": 2, "si64": 64, "si216": 216, "si512": 512, "si1728": 1728, "si4096": 4096}
+DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "network", "total")
+LATTICE_CONSTANT = 5.43
+NETWORK_BUDGET = 1 << 30
+
+Tensors = dict[str, torch.Tensor]
+Runs = dict[str, Callable[[], Tensors]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A structure and the files of its elements."""
+
+    structure: Structure
+    files: AtomicFiles
+    dtype: torch.dtype
+
+    @cached_property
+    def overlap(self) -> Blocks:
+        """S, which the grid asks for its edges."""
+        return overlap_and_kinetic(self.structure, self.files.orbitals)[0]
+
+    @cached_property
+    def h0(self) -> Blocks:
+        """What the networks read."""
+        return build_h0(self.structure, self.files)[0]
+
+    @cached_property
+    def ensemble(self) -> Ensemble:
+        """Four networks."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(17)
+            return Ensemble(NextHAMConfig()).to(self.dtype)
+
+    def gflop(self, direction: str) -> None:
+        """Returns None: arithmetic is not counted."""
+
+    def gbytes(self, direction: str) -> None:
+        """Returns None: bytes are not counted."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of this benchmark."""
+    parser.add_argument("--basis", metavar="DIR", help="folder of .orb and .upf files")
+
+
+def label(case: str, arguments: argparse.Namespace) -> str:
+    """Returns what a line calls the case: whose orbitals they are belongs to it."""
+    return case if arguments.basis is None else f"{case}/files"
+
+
+def problem(case: str, dtype: torch.dtype, device: torch.device, arguments: argparse.Namespace) -> Problem:
+    """Makes the structure and reads or makes the files.
+
+    Raises:
+        ValueError: another device than the CPU.
+    """
+    if device.type != "cpu":
+        raise ValueError("device: H(0) is computed on the CPU")
+    structure = _silicon(CASES[case])
+    files = _gaussian() if arguments.basis is None else AtomicFiles.read(arguments.basis, structure.numbers)
+    return Problem(structure, files, dtype)
+
+
+def kernels(problem: Problem) -> Runs:
+    """Our kernels."""
+    structure, files = problem.structure, problem.files
+    orbitals, pseudopotentials = files.orbitals, files.pseudopotentials
+
+    def total() -> Tensors:
+        h0, _ = build_h0(structure, files)
+        return _tensors(delta=predict_delta(problem.ensemble, h0, NETWORK_BUDGET))
+
+    return {
+        "overlap": lambda: _tensors(**dict(zip("st", overlap_and_kinetic(structure, orbitals), strict=True))),
+        "nonlocal": lambda: _tensors(v=nonlocal_potential(structure, orbitals, pseudopotentials)),
+        "local": lambda: _tensors(v=local_potential(problem.overlap, orbitals, pseudopotentials)),
+        "h0": lambda: _tensors(**dict(zip("hs", build_h0(structure, files), strict=True))),
+        "network": lambda: _tensors(delta=predict_delta(problem.ensemble, problem.h0, NETWORK_BUDGET)),
+        "total": total,
+    }
+
+
+def references(problem: Problem) -> Runs:
+    """The references of all ops."""
+
+    def slowly(run: Callable[[], Tensors]) -> Callable[[], Tensors]:
+        def wrapped() -> Tensors:
+            with use_reference():
+                return run()
+
+        return wrapped
+
+    return {direction: slowly(run) for direction, run in kernels(problem).items()}
+
+
+IMPLEMENTATIONS = {"kernels": kernels, "reference": references}
+
+
+def _tensors(**matrices: Blocks) -> Tensors:
+    """Their numbers, real and imaginary parts side by side."""
+    data = {name: torch.from_numpy(matrix.data) for name, matrix in matrices.items()}
+    return {name: torch.view_as_real(numbers) if numbers.is_complex() else numbers for name, numbers in data.items()}
+
+
+def _silicon(n_atoms: int) -> Structure:
+    """The primitive cell, or repetitions of the cubic one, every atom displaced; one atom alone in a small cell."""
+    a, rng = LATTICE_CONSTANT, np.random.default_rng(0)
+    if n_atoms <= 2:
+        structure = Structure(a / 2 * (1 - np.eye(3)), np.array([[0, 0, 0], [a / 4] * 3])[:n_atoms], [14] * n_atoms)
+    else:
+        face = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+        cubic = Structure(a * np.eye(3), a * np.concatenate([face, face + 0.25]), [14] * 8)
+        n = round((n_atoms / 8) ** (1 / 3))
+        structure = cubic.supercell(n, n, n)
+    moved = structure.positions + 0.05 * rng.standard_normal(structure.positions.shape)
+    return Structure(structure.cell, moved, structure.numbers)
+
+
+def _gaussian() -> AtomicFiles:
+    """Gaussian functions in the place of published silicon: 2s2p1d to 7 Bohr, ten projectors to 1.95 Bohr."""
+    r, r_beta = 0.01 * np.arange(701), 0.01 * np.arange(1001)
+    shells = ((0, 0.3), (0, 0.8), (1, 0.25), (1, 0.7), (2, 0.4))
+    radial = np.stack([_normalised(l, a, r) for l, a in shells]) * np.cos(np.pi / 14 * r) ** 2
+    orbitals = OrbFile(14, 100.0, 7.0, tuple(l for l, _ in shells), 0.01, radial)
+    l, j = (0, 0, 1, 1, 1, 1, 2, 2, 2, 2), (0.5, 0.5, 0.5, 1.5, 0.5, 1.5, 1.5, 2.5, 1.5, 2.5)
+    inside = np.where(r_beta < 1.95, np.cos(np.pi / 3.9 * r_beta) ** 2, 0.0)
+    r_f = np.stack([r_beta * _normalised(l, 2.0 + 0.1 * n, r_beta) for n, l in enumerate(l)]) * inside
+    rho = 4 * 4 * np.pi**-0.5 * r_beta**2 * np.exp(-(r_beta**2))
+    # The charge of the nucleus smeared as the electrons are: no potential reaches far.
+    local = -8 * np.where(r_beta > 0, np.vectorize(_erf)(r_beta) / np.maximum(r_beta, 1e-9), 2 * np.pi**-0.5)
+    pseudo = Pseudopotential(14, 4.0, "PBE", 0.01, local, l, j, r_f, np.diag(np.linspace(-3, 3, 10)), rho, None)
+    return AtomicFiles({14: orbitals}, {14: pseudo})
+
+
+def _erf(x: float) -> float:
+    return float(torch.erf(torch.tensor(x, dtype=torch.float64)))
+
+
+def _normalised(l: int, exponent: float, r: np.ndarray) -> np.ndarray:
+    return (2 * (2 * exponent) ** (l + 1.5) / gamma(l + 1.5)) ** 0.5 * r**l * np.exp(-exponent * r**2)

@@ -1,0 +1,75 @@
+"""Computes H of step zero and S of a structure from orbital and pseudopotential files alone, without a DFT code.
+
+H of step zero is that of the superposed atomic densities, what ABACUS starts from; its zero of energy is ABACUS's.
+Orbitals (.orb) and norm-conserving pseudopotentials (.upf) of every element are taken from one folder, plain, .xz or
+.gz; `nextham basis check DIR` says what it has. The output folder gets hrs0_nao.csr and srs1_nao.csr (ABACUS text, the
+HR_route and SR_route of PyATB), STRU, hamiltonian.h5 (H0 and S in our format) and summary.json; with --position also
+rr.csr, the matrix elements of the position (rR_route). Radial tables are kept in ~/.cache/nextham (NEXTHAM_CACHE).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nextham.cli.memory_size import memory_size
+
+SUMMARY = "structure and basis files in, H of step zero and S out: no DFT code"
+EXAMPLES = """\
+  nextham h0 STRU --basis DIR -o h0
+  nextham h0 silicon.cif --basis DIR --position -o h0
+  nextham bands h0:H0 --pseudo DIR
+  nextham compare h0:H0 RUN:H0"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `nextham h0`."""
+    parser.add_argument("structure", metavar="STRUCTURE", help="STRU, CIF, POSCAR, XYZ, …")
+    parser.add_argument("--basis", required=True, metavar="DIR", help="folder of .orb and .upf files")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--position", action="store_true", help="write the matrix elements of the position too")
+    parser.add_argument(
+        "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
+    )
+    parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
+    parser.add_argument(
+        "--memory-budget",
+        type=memory_size,
+        metavar="SIZE",
+        help="memory that the grid may take beside the matrices, such as 1GB",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `nextham h0`."""
+    from nextham.cli.progress import Stages, bar, peak_memory_mb
+    from nextham.cli.run_folder import write_run, write_summary
+    from nextham.h0 import AtomicFiles, build_h0, position_matrix
+    from nextham.io.structure_file import is_stru, read_structure
+
+    stages = Stages()
+    with stages("reading the files"):
+        structure = read_structure(args.structure)
+        files = AtomicFiles.read(args.basis, structure.numbers)
+    with stages("H of step zero"), bar("grid") as move:
+        h0, overlap = build_h0(structure, files, memory_budget=args.memory_budget, progress=move)
+    position = None
+    if args.position:
+        with stages("position"):
+            position = position_matrix(structure, files.orbitals)
+    folder, stru = Path(args.output), Path(args.structure)
+    with stages("writing"):
+        stru = stru if is_stru(stru) else None
+        write_run(folder, structure, None, h0, overlap, stru, args.format, args.digits, position)
+    summary = {
+        "structure": structure.formula(),
+        "atoms": structure.n_atoms,
+        "orbitals": h0.n_orbitals,
+        "edges": h0.n_edges,
+        "n_spin": h0.n_spin,
+        "basis": str(args.basis),
+        "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+    }
+    write_summary(folder, summary)
+    return 0

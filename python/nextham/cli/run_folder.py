@@ -1,0 +1,75 @@
+"""The folder that a command writes: matrices as ABACUS's users and PyATB read them, our own file, a summary."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nextham.blocks import Blocks
+    from nextham.structure import Structure
+
+__all__ = ["write_run", "write_summary"]
+
+
+def write_run(
+    folder: Path,
+    structure: Structure,
+    hamiltonian: Blocks | None,
+    h0: Blocks | None,
+    overlap: Blocks,
+    stru: Path | None,
+    format: str = "text",
+    digits: int = 8,
+    position: Sequence[Blocks] | None = None,
+) -> None:
+    """Writes a run folder that ABACUS's users, PyATB and the other commands can read.
+
+    H becomes hrs1_nao, or where there is none H of step zero hrs0_nao; S srs1_nao, the position matrix rr.csr. All of
+    them go into hamiltonian.h5 but the position matrix.
+    """
+    import numpy as np
+
+    from nextham.cli.sources import H5_NAME, spin_files
+    from nextham.io.csr import write_blocks
+    from nextham.io.hdf5 import write_blocks_h5
+    from nextham.io.position_file import write_position
+    from nextham.io.stru import StruFile, write_stru
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ending = {"npz": "npz"}.get(format, "csr")
+    main, name = (h0, "hrs0_nao") if hamiltonian is None else (hamiltonian, "hrs1_nao")
+    # PyATB reads them side by side and takes it that their lattice vectors are the same list.
+    graphs = [main.graph, overlap.graph, *(matrix.graph for matrix in position or ())]
+    vectors = np.unique(np.concatenate([graph.R for graph in graphs]), axis=0)
+    spin_overlap = overlap.with_spin(4) if main.n_spin == 4 else overlap
+    h_file = folder / f"{name}.{ending}"
+    h_files = spin_files(h_file) if main.n_spin == 2 else [h_file]
+    write_blocks(h_files, main, letter="H", R=vectors, format=format, digits=digits)
+    write_blocks(folder / f"srs1_nao.{ending}", spin_overlap, letter="S", R=vectors, format=format, digits=digits)
+    if position is not None:
+        write_position(folder / "rr.csr", position, spinor=main.n_spin == 4, R=vectors, digits=digits)
+    if stru is None:
+        write_stru(folder / "STRU", StruFile.from_structure(structure))
+    elif stru.resolve() != (folder / "STRU").resolve():
+        shutil.copyfile(stru, folder / "STRU")
+    matrices = {"H": hamiltonian, "H0": h0, "S": overlap}
+    write_blocks_h5(folder / H5_NAME, {name: matrix for name, matrix in matrices.items() if matrix is not None})
+
+
+def write_summary(folder: Path, summary: dict[str, object]) -> None:
+    """Writes summary.json and prints it as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    table = Table(show_header=False, box=None)
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in value.items())
+        table.add_row(name.replace("_", " "), str(value))
+    Console().print(table)
+    print(f"written to {folder}")

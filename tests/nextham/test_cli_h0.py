@@ -1,0 +1,155 @@
+"""`nextham h0` and `nextham predict --basis`, on self-made files and against ABACUS."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from basis_files import orb_text, upf_text
+from gaussian_orbitals import RADIUS, SHELLS, radial
+
+from nextham.basis import Basis
+from nextham.cli import main
+from nextham.cli.sources import open_source
+from nextham.data import sample
+from nextham.h0 import AtomicFiles, build_h0, position_matrix
+from nextham.io.csr import read_blocks
+from nextham.io.position_file import read_position
+from nextham.io.structure_file import read_structure
+from nextham.model import Ensemble, NextHAMConfig, save
+from nextham.units import SYMBOLS
+
+POSCAR = """silane without three of its hydrogens
+1.0
+5.0 0.2 0.0
+0.0 5.2 0.3
+0.4 0.0 5.4
+Si H
+1 1
+Direct
+0.1 0.2 0.3
+0.4 0.45 0.5
+"""
+BETAS = {1: ((0, 0.5, 1.5),), 14: ((0, 0.5, 1.3), (1, 0.5, 1.6), (1, 1.5, 1.4))}
+
+
+@pytest.fixture(scope="module")
+def basis(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("basis")
+    for z, shells in SHELLS.items():
+        functions = [(l, radial(l, exponent)) for l, exponent in shells]
+        (folder / f"{SYMBOLS[z]}_gaussian.orb").write_text(orb_text(SYMBOLS[z], functions, RADIUS[z]))
+        betas = [(l, j, lambda r, l=l, a=a: r * radial(l, a)(r)) for l, j, a in BETAS[z]]
+        (folder / f"{SYMBOLS[z]}.upf").write_text(upf_text(SYMBOLS[z], {1: 1.0, 14: 4.0}[z], betas))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def poscar(tmp_path_factory):
+    path = tmp_path_factory.mktemp("structure") / "POSCAR"
+    path.write_text(POSCAR)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    config = NextHAMConfig(
+        hidden="8x0e+4x1o+4x1e+2x2e", l_max=2, n_layers=2, n_heads=2, n_radial=8, radial_widths=(8,), alpha_scalars=4,
+        alpha_widths=(8,), tracegrad_forms=8, tracegrad_forms_last=8, tracegrad_widths=(8, 8), trace_widths=(8,),
+        target="scalar", cutoff=4.5, ranges=((0.0, 2.0), (2.0, 4.0)),
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("model")
+    save(Ensemble(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def computed(basis, poscar, tmp_path_factory):
+    out = tmp_path_factory.mktemp("h0")
+    arguments = ["h0", str(poscar), "--basis", str(basis), "--position", "--digits", "12", "-o", str(out)]
+    assert main(arguments) == 0
+    return out
+
+
+def test_files_of_h0(computed, basis, poscar, capsys):
+    structure = read_structure(poscar)
+    files = AtomicFiles.read(basis, structure.numbers)
+    h0, overlap = build_h0(structure, files)
+    source = open_source(computed)
+    assert source.names() == ["H0", "S"] and h0.n_spin == 4
+    np.testing.assert_array_equal(source.read("H0").data, h0.data)
+    np.testing.assert_array_equal(source.read("S").data, overlap.data)
+    shells = Basis({z: [l for l, _ in shells] for z, shells in SHELLS.items()})
+    text = read_blocks(computed / "hrs0_nao.csr", structure, shells)
+    np.testing.assert_allclose(text.on(h0.graph).data, h0.data, rtol=0, atol=1e-8)
+    text = read_blocks(computed / "srs1_nao.csr", structure, shells).spinless()
+    np.testing.assert_allclose(text.on(overlap.graph).data, overlap.data, rtol=0, atol=1e-9)
+    expected = position_matrix(structure, files.orbitals)
+    for found, matrix in zip(read_position(computed / "rr.csr", structure, shells), expected, strict=True):
+        np.testing.assert_allclose(found.on(matrix.graph).data, matrix.data, rtol=0, atol=1e-9)
+    lists = [
+        [line for line in (computed / name).read_text().splitlines() if len(line.split()) == words][:]
+        for name, words in (("hrs0_nao.csr", 4), ("srs1_nao.csr", 4), ("rr.csr", 3))
+    ]
+    vectors = [[tuple(line.split()[:3]) for line in lines if "(" not in line and "." not in line] for lines in lists]
+    assert vectors[0] == vectors[1] == vectors[2]
+    summary = json.loads((computed / "summary.json").read_text())
+    assert (summary["structure"], summary["atoms"], summary["n_spin"]) == ("SiH", 2, 4)
+    assert set(summary["seconds"]) == {"reading the files", "H of step zero", "position", "writing"}
+    assert main(["bands", str(computed), "--electrons", "5", "--kpath", "GX", "--points", "4", "--mesh", "2", "2", "2",
+                 "-o", str(computed / "bands")]) == 0  # fmt: skip
+    assert f"{computed.name} H0: E_F = " in capsys.readouterr().out
+
+
+def test_predict_computes_what_it_would_read(computed, basis, poscar, model, tmp_path):
+    arguments = ["predict", str(poscar), "--model", str(model), "--precision", "double", "-o"]
+    given = ["--h0", f"{computed}/hrs0_nao.csr", "--overlap", f"{computed}/srs1_nao.csr", "--orbitals", str(basis)]
+    assert main([*arguments, str(tmp_path / "computed"), "--basis", str(basis)]) == 0
+    assert main([*arguments, str(tmp_path / "read"), *given]) == 0
+    found, expected = (open_source(tmp_path / name).read("H") for name in ("computed", "read"))
+    np.testing.assert_allclose(found.on(expected.graph).data, expected.data, rtol=0, atol=1e-6)
+    summary = json.loads((tmp_path / "computed" / "summary.json").read_text())
+    stages = {"reading the files", "H of step zero", "loading the model", "predicting", "writing"}
+    assert set(summary["seconds"]) == stages
+
+
+def test_h0_or_basis(basis, poscar, model, capsys):
+    for more in ([], ["--h0", "a"], ["--basis", str(basis), "--h0", "a", "--overlap", "b"]):
+        assert main(["predict", str(poscar), "--model", str(model), "-o", "x", *more]) == 1
+        assert capsys.readouterr().err.strip().endswith("give either --h0 and --overlap, or --basis")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("Si.upf", None, "there is no pseudopotential file for Si (a name like Si.upf)"),
+        ("H_gaussian.orb", None, "there is no orbital file for H (a name like H_…_2s2p1d.orb)"),
+        ("H_gaussian.orb", ("Element H", "Element He"), "expected orbitals of H, got those of He"),
+        ("Si.upf", ('is_ultrasoft="F"', 'is_ultrasoft="T"'), "got one with is_ultrasoft"),
+        ("Si.upf", ('is_paw=".false."', 'is_paw=".true."'), "got one with is_paw"),
+        ("Si.upf", ("</PP_LOCAL>", "</PP_LOCA>"), "the section PP_LOCAL does not end"),
+        ("H_gaussian.orb", ("dr 0.01", "dr 0.02"), "points 0.02 Bohr apart do not end at the radius cutoff"),
+    ],
+)
+def test_files_that_cannot_be_used(basis, poscar, tmp_path, name, change, sentence, capsys):
+    for file in basis.iterdir():
+        text = file.read_text()
+        if file.name == name:
+            if change is None:
+                continue
+            assert change[0] in text
+            text = text.replace(*change)
+        (tmp_path / file.name).write_text(text)
+    assert main(["h0", str(poscar), "--basis", str(tmp_path), "-o", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence in printed and printed.startswith(f"nextham: {tmp_path}")
+
+
+@pytest.mark.shared
+def test_h0_is_that_of_abacus(shared, tmp_path):
+    run, report = sample("Si-1"), tmp_path / "report.json"
+    assert main(["h0", f"{run}/STRU", "--basis", str(shared / "data/basis"), "-o", str(tmp_path / "h0")]) == 0
+    assert main(["compare", f"{tmp_path}/h0:H0", f"{run}:H0", "--json", str(report)]) == 0
+    found = json.loads(report.read_text())
+    assert found["gauge"]["mae_meV"] < 0.001 and found["bands"]["max_meV"] < 1
