@@ -41,11 +41,17 @@ class Found(NamedTuple):
 Problem = tuple[torch.Tensor, torch.Tensor | None]
 Window = tuple[int, int] | None
 Condition = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Hermitian = Callable[[torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 def condition_of(s: torch.Tensor, lower: torch.Tensor) -> torch.Tensor:
     """Condition numbers [q] of S = L L† in the 1-norm."""
     return torch.linalg.norm(s, ord=1, dim=(1, 2)) * torch.linalg.norm(torch.cholesky_inverse(lower), ord=1, dim=(1, 2))
+
+
+def hermitian(h: torch.Tensor, vectors: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Levels [q, s] and vectors [q, a, s] of Hermitian matrices [q, N, N]."""
+    return torch.linalg.eigh(h) if vectors else (torch.linalg.eigvalsh(h), None)
 
 
 def solve(problems: list[Problem], vectors: bool, window: Window, threshold: float | None) -> list[Found]:
@@ -62,12 +68,13 @@ def batch(
     window: Window,
     threshold: float | None,
     condition_of: Condition,
+    hermitian: Hermitian = hermitian,
 ) -> Found:
     """Solves k-points k, k + 1, … of a structure."""
     n, real = h.shape[-1], h.real.dtype
     levels = slice(*(window or (0, n)))
     if s is not None and threshold is not None:
-        return _canonical(h, s, vectors, levels, threshold)
+        return _canonical(h, s, vectors, levels, threshold, hermitian)
     kept, condition = torch.full((len(h),), n, device=h.device), torch.ones(len(h), dtype=real, device=h.device)
     if s is not None:
         lower, failed = torch.linalg.cholesky_ex(s)
@@ -79,20 +86,22 @@ def batch(
             raise NotPositiveDefinite(structure, k + bad, float(torch.linalg.eigvalsh(s[bad])[0]))
         half = torch.linalg.solve_triangular(lower, h, upper=False)
         h = torch.linalg.solve_triangular(lower, half.mH, upper=False)
-    if not vectors:
-        return Found(torch.linalg.eigvalsh(h)[:, levels], None, kept, condition)
-    values, z = torch.linalg.eigh(h)
+    values, z = hermitian(h, vectors)
+    if z is None:
+        return Found(values[:, levels], None, kept, condition)
     z = z[:, :, levels]
     c = z if s is None else torch.linalg.solve_triangular(lower.mH, z, upper=True)
     return Found(values[:, levels], c, kept, condition)
 
 
-def _canonical(h: torch.Tensor, s: torch.Tensor, vectors: bool, levels: slice, threshold: float) -> Found:
+def _canonical(
+    h: torch.Tensor, s: torch.Tensor, vectors: bool, levels: slice, threshold: float, hermitian: Hermitian
+) -> Found:
     """Solves in the space of the eigenvectors of S above the threshold, one k-point after the other."""
     q, n = h.shape[:2]
     values = torch.full((q, n), math.inf, dtype=h.real.dtype, device=h.device)
     c = torch.zeros_like(h) if vectors else None
-    sigma, v = torch.linalg.eigh(s)
+    sigma, v = hermitian(s, True)
     above = sigma > threshold
     kept, largest = above.sum(1), sigma[:, -1:].amax(1) if n else sigma.sum(1)
     condition = torch.ones(q, dtype=h.real.dtype, device=h.device)
