@@ -128,12 +128,18 @@ def _generic(value: torch.Tensor) -> torch.Tensor:
     return value + 0.1 * torch.randn(value.shape) if equal else value.clone()
 
 
-def ours(problem: Problem, engine: str) -> Runs:
-    """`nextham.model.Ensemble` with one of its engines; its ops run as `nextham_kernels` binds them."""
+def ensemble_of(problem: Problem) -> Ensemble:
+    """Returns `nextham.model.Ensemble` with the weights of the problem."""
     ensemble = Ensemble(problem.config).to(problem.h0.device, problem.h0.dtype)
-    ensemble.engine = engine
     for name, parameter in published_tensors(ensemble).items():
         parameter.copy_(problem.weights[name])
+    return ensemble
+
+
+def ours(problem: Problem, engine: str) -> Runs:
+    """`nextham.model.Ensemble` with one of its engines; its ops run as `nextham_kernels` binds them."""
+    ensemble = ensemble_of(problem)
+    ensemble.engine = engine
 
     def forward() -> Tensors:
         with torch.no_grad():

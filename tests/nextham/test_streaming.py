@@ -12,8 +12,8 @@ from nextham.basis import Basis
 from nextham.blocks import Blocks
 from nextham.graph import neighbour_graph
 from nextham.model import Ensemble, predict_delta
-from nextham.model import streaming as streaming_module
 from nextham.model.block_channels import input_channels, output_channels
+from nextham.model.ensemble import CHUNK
 from nextham.model.streaming import needs_of
 from nextham.structure import Structure
 
@@ -85,7 +85,7 @@ def test_the_budget_changes_nothing(extra):
     found = predict_delta(ensemble, h0, budget, lambda done, total: steps.append((done, total)))
     close(found, predict_delta(ensemble, h0))
     assert steps[-1][0] == steps[-1][1]
-    pieces = -(-h0.n_edges // min(need.largest + extra, streaming_module.CHUNK))
+    pieces = -(-h0.n_edges // min(need.largest + extra, CHUNK))
     assert steps[-1][1] == 2 * pieces * len(ensemble.networks)
 
 

@@ -38,7 +38,12 @@ def linear_matrices(weight: torch.Tensor, irreps_in: str, irreps_out: str) -> Ma
         irreps_out: irreps of the output.
     """
     padded = torch.cat([weight, weight.new_zeros(1)])
-    return [None if index is None else padded[index] for index in _linear_index(irreps_in, irreps_out)]
+    return [None if i is None else padded[i] for i in _linear_index_on(irreps_in, irreps_out, weight.device)]
+
+
+@functools.cache
+def _linear_index_on(irreps_in: str, irreps_out: str, device: torch.device) -> list[torch.Tensor | None]:
+    return [None if index is None else index.to(device) for index in _linear_index(irreps_in, irreps_out)]
 
 
 @functools.cache
@@ -103,12 +108,18 @@ def product_matrices(
     for block in a.blocks:
         target = b.find(block.m, block.sigma)
         result.append(None if target is None else weight.new_zeros(block.c, target.c))
-    for term in _product_terms(irreps_x, l_max, irreps_out, onsite):
+    for term in _terms_on(irreps_x, l_max, irreps_out, onsite, weight.device):
         scale = path_weight[term.path_weight] * term.coefficient.to(path_weight)
         values = scale[:, None] * weight[term.weight]
         sums = weight.new_zeros(len(result[term.block]), values.shape[1]).index_add(0, term.rows, values)
         result[term.block] = result[term.block].index_copy(1, term.columns, sums)
     return result
+
+
+@functools.cache
+def _terms_on(irreps_x: str, l_max: int, irreps_out: str, onsite: bool, device: torch.device) -> list[_Term]:
+    terms = _product_terms(irreps_x, l_max, irreps_out, onsite)
+    return [_Term(t.block, *(x.to(device) for x in t[1:])) for t in terms]
 
 
 @functools.cache

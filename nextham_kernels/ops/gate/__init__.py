@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_tensors
-from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
+from nextham_kernels.clebsch_gordan import IrrepsLike, dim_of, irreps_of
 from nextham_kernels.ops.gate import cpu, reference
 from nextham_kernels.registration import define
 
@@ -33,6 +33,7 @@ gate_rows = define(
     reference.gate,
     cpu.forward,
     cpu.backward,
+    lambda x, irreps_out, edge, skip: x.new_empty(len(x), dim_of(irreps_out)),
     gpu=("gate.kernel.forward", "gate.kernel.backward"),
 )
 

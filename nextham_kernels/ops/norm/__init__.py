@@ -31,6 +31,7 @@ _op = define(
     reference.norm,
     cpu.forward,
     cpu.backward,
+    lambda x, *rest: torch.empty_like(x),
     gpu=("norm.kernel.forward", "norm.kernel.backward"),
 )
 

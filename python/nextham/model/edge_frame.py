@@ -51,8 +51,7 @@ def run_network(
     """
     config, hidden = network.config, network.config.hidden
     in_place = not torch.is_grad_enabled()  # then nothing but the current rows of all edges is kept
-    lo, hi = network.span
-    inside = torch.nonzero((geometry.distance >= lo) & (geometry.distance < hi))[:, 0]
+    inside = geometry.inside[network.span]
     node = edge[geometry.onsite_of]  # a row too: the frame of an on-site edge is the global one
     invariants: list[torch.Tensor] = []
     for layer, fold in zip(network.layers, folded, strict=True):
@@ -64,7 +63,7 @@ def run_network(
                 part = inside[first : first + chunk]
                 at = torch.arange(first, first + len(part)) if rows is None else rows.index_select(0, part)
                 given = (edge.index_select(0, part), _edges(geometry, part), fold.packed, fold.settings)
-                edge_outputs(*ends, *given, _decay(geometry, part, config), out, at, output_places(config))
+                edge_outputs(*ends, *given, _decay(geometry, part, config), out, at, output_places(config, out.device))
             return inside, out, None
         if layer.last:
             output, z = _last_layer(network, fold, ends, edge, geometry, inside, chunk, with_trace)
@@ -124,7 +123,7 @@ def _last_layer(
         reached = rotate_to_nodes(row, edges.wigner, to_edge.irreps)
         full = edge.new_zeros(len(part), config.block_dim)
         decay = _decay(geometry, part, config)
-        outputs.append(full.index_copy(1, output_places(config), decay[:, None] * reached))
+        outputs.append(full.index_copy(1, output_places(config, full.device), decay[:, None] * reached))
         if with_trace:
             scalars = through_heads(value, logits, folded.to_scalars, edges, hidden)
             traces.append(folded_invariants(scalars, folded.edge.tracegrad))

@@ -48,6 +48,7 @@ class EdgeGeometry(NamedTuple):
     onsite_of: torch.Tensor  # the on-site edge of each node [n]
     wigner: torch.Tensor | OnDemand  # rotations into the edge frames [e, w]
     radial: torch.Tensor | OnDemand  # radial basis [e, c]
+    inside: dict[tuple[float, float], torch.Tensor]  # the edges of each network's range [g]
     chunks: tuple[tuple[int, int, int, int], ...]  # first and last edge, first and last node; one at least
 
     @classmethod
@@ -97,7 +98,9 @@ class EdgeGeometry(NamedTuple):
             wigner, radial = OnDemand(frames, vector), OnDemand(gaussians, distance)
         else:
             wigner, radial = frames(vector), gaussians(distance)
-        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, chunks)
+        # Here, because it waits for a GPU: what reads the geometry can then run as a CUDA graph.
+        inside = {(lo, hi): torch.nonzero((distance >= lo) & (distance < hi))[:, 0] for lo, hi in config.ranges}
+        return cls(order, src, dst, distance, onsite, onsite_of, wigner, radial, inside, chunks)
 
     @classmethod
     def joined(cls, parts: Sequence[EdgeGeometry], chunk: int) -> EdgeGeometry:
@@ -125,12 +128,16 @@ class EdgeGeometry(NamedTuple):
             join("onsite_of", edges),
             join("wigner"),
             join("radial"),
+            {
+                span: torch.cat([p.inside[span] + start for p, start in zip(parts, edges, strict=False)])
+                for span in parts[0].inside
+            },
             _chunks(dst, nodes[-1], chunk),
         )
 
     def nbytes(self) -> int:
         """Returns its memory."""
-        return sum(x.nbytes for x in self if isinstance(x, torch.Tensor))
+        return sum(x.nbytes for x in (*self, *self.inside.values()) if isinstance(x, torch.Tensor))
 
 
 def _chunks(dst: torch.Tensor, n_nodes: int, chunk: int) -> tuple[tuple[int, int, int, int], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -13,7 +14,24 @@ from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.rotation import rotate_to_edges
 
-__all__ = ["embed_rows"]
+if TYPE_CHECKING:
+    from e3nn import o3
+
+__all__ = ["Embedding", "embed_rows", "fold_embedding"]
+
+Embedding: TypeAlias = "dict[o3.Irrep, torch.Tensor]"
+"""Irrep → weights of all networks [u, (network, v)]."""
+
+
+def fold_embedding(networks: Sequence[Network], channels: BlockChannels) -> Embedding:
+    """Returns the weights of networks of one configuration that act on some irreps of H⁽⁰⁾, side by side."""
+    config = networks[0].config
+    parts = irrep_parts(config.block_irreps, config.hidden_irreps)
+    joint = {}
+    for ir, kept in channels.kept.items():
+        index = parts[ir].weight[kept].to(networks[0].embed.weight.device)
+        joint[ir] = torch.stack([n.embed.weight[index] for n in networks], dim=1).flatten(1)
+    return joint
 
 
 def embed_rows(
@@ -21,6 +39,7 @@ def embed_rows(
     h0: torch.Tensor,
     wigner: torch.Tensor,
     channels: BlockChannels,
+    weights: Embedding,
     order: torch.Tensor | None = None,
 ) -> list[torch.Tensor]:
     """Returns each network's first edge features as rows [e, d].
@@ -32,16 +51,11 @@ def embed_rows(
         h0: irreps of H⁽⁰⁾ [e, width], in the layout of the channels.
         wigner: rotations into the edge frames [e, w].
         channels: which irreps of H⁽⁰⁾ are there.
+        weights: of `fold_embedding`.
         order: which row of `h0` belongs to each edge [e], if not its own.
     """
-    config = networks[0].config
-    irreps_in, hidden = irreps_of(channels.irreps), config.hidden_irreps
+    irreps_in, hidden = irreps_of(channels.irreps), networks[0].config.hidden_irreps
     rows = rotate_to_edges(h0, wigner, channels.irreps, order)
-    parts = irrep_parts(config.block_irreps, hidden)
-    weights = {
-        ir: torch.stack([n.embed.weight[parts[ir].weight[kept]] for n in networks])
-        for ir, kept in channels.kept.items()
-    }
     into, pieces = edge_layout(irreps_in), []
     for block in edge_layout(hidden).blocks:
         source = into.find(block.m, block.sigma)
@@ -54,6 +68,5 @@ def embed_rows(
                     continue
                 start = source.columns(component).start
                 x = rows[:, start + columns[ir].start : start + columns[ir].stop]
-                joint = weights[ir].permute(1, 0, 2).flatten(1)  # [u, (network, v)]
-                pieces.append((x @ joint).unflatten(1, (len(networks), mul)).transpose(0, 1))
+                pieces.append((x @ weights[ir]).unflatten(1, (len(networks), mul)).transpose(0, 1))
     return list(torch.cat(pieces, dim=2).unbind(0))

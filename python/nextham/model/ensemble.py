@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from nextham.model.block_channels import input_channels
 from nextham.model.config import NextHAMConfig
 from nextham.model.edge_frame import run_network
 from nextham.model.edge_geometry import EdgeGeometry
-from nextham.model.embedding import embed_rows
+from nextham.model.embedding import Embedding, embed_rows, fold_embedding
 from nextham.model.folding import FoldedLayer, fold_layer
 from nextham.model.network import Geometry, Network
 from nextham_kernels.checks import check_shapes, check_tensors
@@ -26,6 +27,14 @@ ENGINES = ("edge_frame", "reference")
 
 CHUNK = 2048
 """Edges that the edge frame's engine processes at a time, some 50 MB; 512 are slower by a tenth, 128 by half."""
+
+CHUNK_GPU = 65536
+"""The same on a GPU, some 2 GB: launches must be few (the work on an edge and layer takes it some 0.05 µs)."""
+
+
+def chunk_of(device: torch.device) -> int:
+    """Returns how many edges the edge frame's engine processes at a time on a device."""
+    return CHUNK if device.type == "cpu" else CHUNK_GPU
 
 
 class Prediction(NamedTuple):
@@ -51,7 +60,7 @@ class Ensemble(nn.Module):
         self.config = NextHAMConfig() if config is None else config
         self.engine = engine
         self.networks = nn.ModuleList(Network(self.config, span) for span in self.config.ranges)
-        self._folded: tuple[object, list[list[FoldedLayer]]] | None = None
+        self._folded: tuple[object, tuple[list[list[FoldedLayer]], Embedding]] | None = None
 
     @property
     def engine(self) -> str:
@@ -108,7 +117,9 @@ class Ensemble(nn.Module):
         if self.engine == "edge_frame":
             if record is not None:
                 raise ValueError("record: the engine edge_frame has no intermediates, set engine = 'reference'")
-            return self._in_edge_frame(h0, EdgeGeometry.of(src, dst, vector, self.config, CHUNK), with_trace)
+            return self._in_edge_frame(
+                h0, EdgeGeometry.of(src, dst, vector, self.config, chunk_of(vector.device)), with_trace
+            )
         geometry = Geometry.of(src, dst, vector, self.config)
         irreps, trace = h0.new_zeros(h0.shape), None
         for network in self.networks:
@@ -134,19 +145,22 @@ class Ensemble(nn.Module):
             TypeError: likewise.
         """
         self._check(src, dst, vector)
-        return EdgeGeometry.of(src, dst, vector, self.config, CHUNK)
+        return EdgeGeometry.of(src, dst, vector, self.config, chunk_of(vector.device))
 
     def on_geometries(
         self, h0: torch.Tensor, geometries: Sequence[EdgeGeometry], with_trace: bool = True
     ) -> Prediction:
         """Predicts several structures at once with the engine `edge_frame`, as one graph without common edges.
 
+        On a GPU nothing in it waits for the device if one structure of at most a chunk of edges is given: once it has
+        run, a CUDA graph can capture it.
+
         Args:
             h0: irreps of H⁽⁰⁾ [e, d], eV, of one structure's edges after another's.
             geometries: what `geometry` returned for each of them.
             with_trace: compute the trace head.
         """
-        return self._in_edge_frame(h0, EdgeGeometry.joined(geometries, CHUNK), with_trace)
+        return self._in_edge_frame(h0, EdgeGeometry.joined(geometries, chunk_of(h0.device)), with_trace)
 
     def _check(
         self, src: torch.Tensor, dst: torch.Tensor, vector: torch.Tensor, h0: torch.Tensor | None = None
@@ -163,11 +177,13 @@ class Ensemble(nn.Module):
         irreps = h0.new_zeros(h0.shape)
         trace = h0.new_zeros(len(h0), len(self.config.shells) ** 2) if with_trace else None
         channels = input_channels(self.config)
-        read = h0.index_select(1, channels.components().to(h0.device))
-        rows = embed_rows(list(self.networks), read, geometry.wigner, channels, geometry.order)
-        for network, folded, edge in zip(self.networks, self.fold(), rows, strict=True):
+        read = h0.index_select(1, _read_components(self.config, h0.device))
+        layers, embedding = self._fold()
+        rows = embed_rows(list(self.networks), read, geometry.wigner, channels, embedding, geometry.order)
+        chunk = chunk_of(h0.device)
+        for network, folded, edge in zip(self.networks, layers, rows, strict=True):
             into = (irreps, geometry.order)
-            inside, output, head = run_network(network, folded, edge, geometry, CHUNK, with_trace, into)
+            inside, output, head = run_network(network, folded, edge, geometry, chunk, with_trace, into)
             if output is not irreps:
                 irreps.index_add_(0, geometry.order[inside], output)  # in place: a copy of all costs milliseconds
             if with_trace:
@@ -176,12 +192,19 @@ class Ensemble(nn.Module):
 
     def fold(self) -> list[list[FoldedLayer]]:
         """Returns the folded weights: made in every step that records gradients, else once until a weight changes."""
-        if torch.is_grad_enabled():
-            return [[fold_layer(n, k) for k in range(self.config.n_layers)] for n in self.networks]
-        key = (packable(self.device), *((p.data_ptr(), p.dtype, p._version) for p in _parameters(self)))
-        if self._folded is None or self._folded[0] != key:
-            packed = packable(self.device)
-            folded = [[fold_layer(n, k, packed) for k in range(self.config.n_layers)] for n in self.networks]
+        return self._fold()[0]
+
+    def _fold(self) -> tuple[list[list[FoldedLayer]], Embedding]:
+        """The folded weights of all layers, and of the embedding of everything that a block can have."""
+        packed, recorded = packable(self.device), torch.is_grad_enabled()
+        key = (packed, *((p.data_ptr(), p.dtype, p._version) for p in _parameters(self)))
+        if recorded or self._folded is None or self._folded[0] != key:
+            layers = [
+                [fold_layer(n, k, packed and not recorded) for k in range(self.config.n_layers)] for n in self.networks
+            ]
+            folded = (layers, fold_embedding(list(self.networks), input_channels(self.config)))
+            if recorded:
+                return folded
             self._folded = (key, folded)
         return self._folded[1]
 
@@ -199,6 +222,12 @@ class Ensemble(nn.Module):
             [e, 4, a, b] complex with spin (uu, ud, du, dd), [e, 1, a, b] real without; eV.
         """
         return irreps_to_blocks(irreps, self.config.shells, self.config.spinor, spin=self.config.target)
+
+
+@functools.cache
+def _read_components(config: NextHAMConfig, device: torch.device) -> torch.Tensor:
+    """The components of a padded block that the networks read; on the device, because copying it there waits for it."""
+    return input_channels(config).components().to(device)
 
 
 def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:

@@ -75,12 +75,12 @@ def output_irreps(config: NextHAMConfig) -> str:
 
 
 @functools.cache
-def output_places(config: NextHAMConfig) -> torch.Tensor:
+def output_places(config: NextHAMConfig, device: torch.device) -> torch.Tensor:
     """Returns where each number of `output_irreps` lies in the irreps of a block [d]."""
     blocks = config.block_irreps
     slices = list(zip(blocks, blocks.slices(), strict=True))
     order = [s for _, ir in irreps_of(output_irreps(config)) for (_, own), s in slices if own == ir]
-    return torch.cat([torch.arange(s.start, s.stop) for s in order])
+    return torch.cat([torch.arange(s.start, s.stop) for s in order]).to(device)
 
 
 def irrep_parts(irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> dict[o3.Irrep, Part]:
@@ -140,7 +140,7 @@ def fold_layer(network: Network, k: int, packed: bool = False) -> FoldedLayer:
         to_edge = head_map(attention.to_edge.weight, str(hidden), attention.to_edge.bias)
         to_node = head_map(attention.to_node.weight, str(hidden))
         zeros = attention.to_node.bias.new_zeros(hidden.dim)
-        node_bias = zeros.index_copy(0, edge_layout(hidden).scalars, attention.to_node.bias)
+        node_bias = zeros.index_copy(0, edge_layout(hidden).scalars.to(zeros.device), attention.to_node.bias)
         rise, fall = _map(layer.rise), _map(layer.fall)
     trace = network.tracegrad[k]
     tracegrad = fold_tracegrad(trace.forms, list(trace.mlp.parameters()), str(trace.irreps))

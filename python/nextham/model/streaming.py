@@ -17,8 +17,8 @@ from nextham.blocks import Blocks
 from nextham.model.block_channels import BlockChannels, input_channels, output_channels
 from nextham.model.edge_frame import run_network
 from nextham.model.edge_geometry import EdgeGeometry
-from nextham.model.embedding import embed_rows
-from nextham.model.ensemble import CHUNK, Ensemble
+from nextham.model.embedding import embed_rows, fold_embedding
+from nextham.model.ensemble import Ensemble, chunk_of
 from nextham.model.folding import fold_layer
 from nextham.model.reduced_network import ReducedNetwork
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
@@ -54,14 +54,14 @@ def needs_of(ensemble: Ensemble, h0: Blocks, reading: BlockChannels, writing: Bl
     return Needs(kept, max(engine, embedding) * size, largest)
 
 
-def _piece(needs: Needs, memory_budget: int | None) -> int:
+def _piece(needs: Needs, memory_budget: int | None, chunk: int) -> int:
     """Edges of a piece."""
     if memory_budget is None:
-        return CHUNK
+        return chunk
     least = needs.kept + needs.per_edge * max(needs.largest, 1)
     if memory_budget < least:
         raise ValueError(f"memory_budget: expected at least {least} bytes for these edges, got {memory_budget}")
-    return min(CHUNK, (memory_budget - needs.kept) // needs.per_edge)
+    return min(chunk, (memory_budget - needs.kept) // needs.per_edge)
 
 
 def stream_delta(
@@ -91,7 +91,7 @@ def stream_delta(
     if not elements:
         return result
     reading, writing = input_channels(config, elements), output_channels(config, elements)
-    piece = _piece(needs_of(ensemble, h0, reading, writing), memory_budget)
+    piece = _piece(needs_of(ensemble, h0, reading, writing), memory_budget, chunk_of(device))
     src, dst = (torch.as_tensor(index, device=device) for index in (graph.src, graph.dst))
     vector = torch.as_tensor(graph.vector()).to(device, ensemble.dtype)
     geometry = EdgeGeometry.of(src, dst, vector, config, piece, on_demand=True)
@@ -111,10 +111,11 @@ def stream_delta(
         for network, folded in zip(ensemble.networks, ensemble.fold(), strict=True):
             reduced = ReducedNetwork(network, writing)
             last = fold_layer(reduced, config.n_layers - 1, packable(device))
+            embedding = fold_embedding([network], reading)
             rows = vector.new_empty(len(order), config.hidden_irreps.dim)
             for span in spans:
                 irreps = _irreps_of(h0, edge_of[span], reading, ensemble)
-                rows[span] = embed_rows([network], irreps, geometry.wigner[span], reading)[0]
+                rows[span] = embed_rows([network], irreps, geometry.wigner[span], reading, embedding)[0]
                 advance(1)
             inside, output, _ = run_network(reduced, [*folded[:-1], last], rows, geometry, piece, with_trace=False)
             del rows
