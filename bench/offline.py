@@ -9,6 +9,7 @@ Python reads a tensor on the host, which a GPU would have to wait for.
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 import os
 import re
@@ -212,8 +213,11 @@ def network_calls(training: bool, case: str = "si2") -> tuple[Call, ...]:
     module = importlib.import_module("bench.bench_model")
     problem = module.problem(case, torch.float32, torch.device("cpu"), _options("model", ["--networks", "4"]))
     run = module.IMPLEMENTATIONS["edge_frame"](problem)["train" if training else "forward"]
-    # The CPU runs a layer in one kernel; a GPU runs the ops that it is made of.
-    with mock.patch("nextham.model.ensemble.packable", lambda device: False):
+    # The CPU runs a layer, and TraceGrad, in one kernel; a GPU runs the ops that they are made of.
+    with (
+        mock.patch("nextham.model.ensemble.packable", lambda device: False),
+        mock.patch("nextham_kernels.ops.tracegrad.closed_form.interpreted", lambda: True),
+    ):
         run()  # what is folded once is not part of a step
         with Recorder() as calls:
             run()
@@ -230,13 +234,13 @@ def op_calls() -> Iterator[Call]:
     for op in main.operations():
         if op in ("csr_text", "h0", "model", "network"):
             continue
-        module, arguments = importlib.import_module(f"bench.bench_{op}"), _options(op)
-        for dtype in (torch.float32, torch.float64):
+        module = importlib.import_module(f"bench.bench_{op}")
+        for dtype, direction in itertools.product((torch.float32, torch.float64), module.DIRECTIONS):
+            arguments = _options(op, ["--direction", direction])
             problem = module.problem(arguments.case, dtype, torch.device("cpu"), arguments)
-            runs = next(iter(module.IMPLEMENTATIONS.values()))(problem)
+            run = next(iter(module.IMPLEMENTATIONS.values()))(problem)[direction]
             with Recorder() as calls:
-                for run in runs.values():
-                    run()
+                run()
             yield from calls
 
 

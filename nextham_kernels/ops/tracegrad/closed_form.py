@@ -24,7 +24,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 
 from nextham_kernels.clebsch_gordan import irreps_of
-from nextham_kernels.loading import reference_only
+from nextham_kernels.loading import interpreted, reference_only
 from nextham_kernels.ops import gram, layer_norm_silu  # noqa: F401 (define the ops of torch.ops.nextham)
 from nextham_kernels.ops.tracegrad import cpu
 
@@ -102,7 +102,7 @@ class Update(torch.autograd.Function):
         """Runs the two sweeps."""
         layers = _layers(flat)
         x = x.contiguous()
-        sweep = cpu.update if x.device.type == "cpu" and not reference_only() else _sweep
+        sweep = cpu.update if x.device.type == "cpu" and not (reference_only() or interpreted()) else _sweep
         keep = any(ctx.needs_input_grad)
         y, scale, z, h, v = sweep(x, forms, bias, last, layers, irreps, edge, EPS, residual, keep, wanted)
         ctx.settings = irreps, edge
