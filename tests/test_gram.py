@@ -170,3 +170,24 @@ def test_contract():
         gram(x, y.float(), irreps)
     with harness.raises(TypeError, "x: expected dtype float64 as c, got float32"):
         gram_apply(c, x.float(), irreps)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(("case", "edge"), [("plain", False), ("repeated", True), ("production", True)])
+@pytest.mark.parametrize("op", OPS)
+def test_gpu_kernel(op, case, edge):
+    kernel, plain = OPS[op]
+    irreps = str(irreps_of(CASES[case]))
+    harness.assert_gpu_kernel(
+        f"{op} {op}_backward",
+        lambda **tensors: kernel(*tensors.values(), irreps, edge),
+        lambda **tensors: plain(*tensors.values(), irreps, edge),
+        inputs(op, case, 3 if case == "production" else 9),
+    )
+    if op == "gram" and case != "production":
+        harness.assert_gpu_kernel(
+            "gram gram_backward",
+            lambda x: kernel(x, x, irreps, edge),
+            lambda x: plain(x, x, irreps, edge),
+            {"x": inputs(op, case, 9)["x"]},
+        )

@@ -133,3 +133,18 @@ def test_contract():
         layer_norm_silu(h, weight, bias, 0)
     with harness.raises(TypeError, "bias: expected dtype float64 as v, got float32"):
         layer_norm_silu_vjp(v, h, weight, bias.float())
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("width", [7, 256])
+def test_gpu_kernel(op, width):
+    kernel, plain = OPS[op]
+    harness.assert_gpu_kernel(f"{op} {op}_backward", by(kernel), by(plain), inputs(op, width))
+    if op == "layer_norm_silu":  # the gradient of h alone
+        weight, bias = (inputs(op, width)[name].requires_grad_(False) for name in ("weight", "bias"))
+
+        def of_h(f):
+            return lambda h: f(h, weight.to(h), bias.to(h), EPS)
+
+        harness.assert_gpu_kernel(f"{op} {op}_backward", of_h(kernel), of_h(plain), {"h": inputs(op, width)["h"]})

@@ -24,6 +24,7 @@ _op = define(
     reference.layer_norm_silu,
     cpu.forward,
     cpu.backward,
+    gpu=("layer_norm_silu.kernel.forward", "layer_norm_silu.kernel.backward"),
 )
 _vjp = define(
     "layer_norm_silu_vjp",
@@ -31,6 +32,7 @@ _vjp = define(
     reference.layer_norm_silu_vjp,
     cpu.vjp,
     cpu.vjp_backward,
+    gpu=("layer_norm_silu.kernel.vjp", "layer_norm_silu.kernel.vjp_backward"),
 )
 
 
