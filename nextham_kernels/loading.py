@@ -21,6 +21,7 @@ __all__ = [
     "interpreted",
     "kernels",
     "loaded",
+    "missing",
     "reference_only",
     "use_interpreter",
     "use_reference",
@@ -199,6 +200,17 @@ def _check_interpreter() -> None:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_with_index
+
+
+def missing() -> dict[str, str]:
+    """Returns the packages of GPU kernels that cannot be imported here, each with a sentence that says what to do."""
+    found = {}
+    for package in ("triton", "cupy"):
+        try:
+            _installed(package, "a GPU kernel")
+        except RuntimeError as error:
+            found[package] = str(error)
+    return found
 
 
 def _installed(package: str, what: str) -> None:

@@ -14,6 +14,7 @@ BELOW = {
     "structure": {"units"},
     "basis": {"units"},
     "data": set(),
+    "device": set(),
     "graph": {"units", "structure", "basis"},
     "blocks": {"units", "structure", "basis", "graph"},
 }
@@ -29,7 +30,7 @@ BELOW["loss_target"] = BELOW["metrics"] = {*BELOW["kspace"], "kspace"}
 BELOW["compact_target"] = {*BELOW["loss_target"], "loss_target"}
 BELOW["losses"] = {"loss_target", "compact_target"}
 BELOW["dataset"] = {*BELOW["blocks"], "blocks", "io", "kspace", "loss_target", "metrics"}
-BELOW["train"] = {*BELOW["dataset"], *BELOW["losses"], "dataset", "losses", "model", "fermi"}
+BELOW["train"] = {"device", *BELOW["dataset"], *BELOW["losses"], "dataset", "losses", "model", "fermi"}
 BELOW["figure"], BELOW["tetrahedra"] = set(), set()
 BELOW["dos"] = BELOW["optics"] = {*BELOW["fermi"], "fermi", "tetrahedra"}
 BELOW["spectra_plot"] = {"dos", "figure", "optics"}

@@ -266,6 +266,32 @@ def test_every_help_has_examples(command, capsys):
     assert f"examples:\n  nextham {command}" in capsys.readouterr().out
 
 
+def test_kernels_are_listed(capsys):
+    assert main(["info", "--kernels"]) == 0
+    out = capsys.readouterr().out
+    assert "GPU: " in out
+    (line,) = (line for line in out.splitlines() if "gate" in line.split())
+    assert line.split()[1::2] == ["gate", "cpp", "triton"]
+    assert main(["info"]) == 1
+    assert "expected files or folders, or --kernels" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no GPU")
+@pytest.mark.parametrize("command", ["predict", "train"])
+def test_a_gpu_that_is_not_there(command, model, tmp_path, capsys):
+    (tmp_path / "train.yaml").write_text(f"data: {tmp_path}/data.h5\noutput: {tmp_path}/run\n")
+    files = ["--h0", f"{SI}/hrs0_nao.csr.xz", "--overlap", f"{SI}/srs1_nao.csr.xz", "--model", str(model)]
+    arguments = {
+        "predict": [f"{SI}/STRU", *files, "-o", str(tmp_path / "out")],
+        "train": [str(tmp_path / "train.yaml")],
+    }[command]
+    assert main([command, *arguments, "--device", "cuda"]) == 1
+    err = capsys.readouterr().err
+    assert "device: cuda was asked for, but torch" in err and "finds no CUDA device" in err
+    assert main([command, *arguments, "--device", "tpu"]) == 1
+    assert "device: expected cpu, cuda or cuda:N, got 'tpu'" in capsys.readouterr().err
+
+
 def test_version_says_which_kernels_are_loaded(capsys):
     assert main(["--version"]) == 0
     assert "number_text: cpp on cpu" in capsys.readouterr().out

@@ -8,24 +8,55 @@ SUMMARY = "what is this file"
 EXAMPLES = """\
   nextham info hrs1_nao.csr
   nextham info Si-1 predicted/hamiltonian.h5 STRU Si.upf
-  nextham info data.h5"""
+  nextham info data.h5
+  nextham info --kernels"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nextham info`."""
-    parser.add_argument("path", nargs="+", metavar="FILE", help="files or folders")
+    parser.add_argument("path", nargs="*", metavar="FILE", help="files or folders")
+    parser.add_argument("--kernels", action="store_true", help="which kernel serves which op on this machine")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham info`."""
     from nextham.io.detect import KINDS, identify
 
+    if not args.path and not args.kernels:
+        raise ValueError("FILE: expected files or folders, or --kernels")
+    if args.kernels:
+        print_kernels()
     for path in args.path:
         found = identify(path)
         print(f"{path}: {KINDS[found.kind]}\n  {found.facts}")
         if found.kind == "dataset":
             print_dataset(path)
     return 0
+
+
+def print_kernels() -> None:
+    """Prints which kernel serves which op on this machine, and what is missing."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from nextham_kernels.loading import instruction_sets, loaded, missing, reference_only
+
+    console = Console()
+    if not reference_only():
+        console.print(f"CPU: {instruction_sets()[-1]}")
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
+    console.print(f"GPU: {', '.join(gpus) or f'torch {torch.__version__} finds none'}")
+    for kind, why in missing().items():
+        console.print(f"{kind}: {why}", soft_wrap=True, markup=False)
+    table = Table()
+    for column in ("op", "cpu", "cuda"):
+        table.add_column(column)
+    for op, devices in loaded().items():
+        table.add_row(op, devices["cpu"], devices.get("cuda", "–"))
+    console.print(table)
 
 
 def print_dataset(path: str) -> None:

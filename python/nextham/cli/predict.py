@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
     parser.add_argument("--raw", action="store_true", help="write the prediction as it is, not its Hermitian part")
     parser.add_argument("--precision", choices=("single", "double"), default="single", help="of the network")
+    parser.add_argument("--device", default="cpu", help="where the networks run: cpu (default), cuda or cuda:N")
     parser.add_argument(
         "--memory-budget",
         type=memory_size,
@@ -61,14 +62,16 @@ def run(args: argparse.Namespace) -> int:
     """Runs `nextham predict`."""
     from nextham.cli.progress import Stages, bar, peak_memory_mb
     from nextham.cli.run_folder import write_run, write_summary
+    from nextham.device import checked_device
     from nextham.model import load_any, predict_delta
 
     if (args.h0 is None) != (args.overlap is None) or (args.h0 is None) == (args.basis is None):
         raise ValueError("h0, overlap, basis: give either --h0 and --overlap, or --basis")
+    device = checked_device(args.device)
     stages = Stages()
     structure, h0, overlap, stru = _computed(args, stages) if args.basis else _read(args, stages)
     with stages("loading the model"):
-        ensemble = load_any(args.model)
+        ensemble = load_any(args.model).to(device)
         if args.precision == "double":
             ensemble = ensemble.double()
     with stages("predicting"), bar("pieces") as move:
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "model": str(args.model),
         "target": ensemble.config.target,
         "precision": args.precision,
+        "device": str(device),
         "not_hermitian_by_eV": asymmetry,
         "written": "as predicted" if args.raw else "its Hermitian part",
         "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},

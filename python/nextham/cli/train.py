@@ -9,6 +9,7 @@ processes: torchrun --nproc-per-node N -m nextham.cli.train SETTINGS, each with 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nextham train`."""
     parser.add_argument("settings", nargs="?", metavar="SETTINGS", help="YAML file")
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
+    parser.add_argument(
+        "--device", help="where the networks run, in place of run.device of the settings: cpu, cuda, cuda:N"
+    )
     parser.add_argument("--print-settings", action="store_true", help="print all settings, and do nothing else")
 
 
@@ -33,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from nextham.train.record import plot_history
 
     settings = read_settings(args.settings) if args.settings else TrainSettings()
+    if args.device is not None:
+        settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, device=args.device))
     if args.print_settings:
         print(settings_to_yaml(settings), end="")
         return 0

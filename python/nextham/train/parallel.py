@@ -14,12 +14,14 @@ class Processes:
     """The processes of a run; one alone where torchrun did not start it.
 
     Args:
-        device: `cpu` exchanges with gloo, `cuda` with NCCL.
+        device: `cpu` exchanges with gloo, `cuda` with NCCL, each process of a machine on a GPU of its own.
     """
 
     def __init__(self, device: str) -> None:
         self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
         if self.count > 1 and not distributed.is_initialized():
+            if device == "cuda":
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
 
     @property

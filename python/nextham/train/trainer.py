@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nextham.dataset import Dataset, split
+from nextham.device import checked_device
 from nextham.losses import Loss
 from nextham.metrics import DISTANCE_EDGES
 from nextham.model import Ensemble, NextHAMConfig, load_any
@@ -89,6 +90,7 @@ class Trainer:
         self.checkpoint = self.folder / "checkpoint.pth"
         if not resume and self.checkpoint.exists():
             raise ValueError(f"output: {self.folder} already holds a run: resume it, or choose another folder")
+        checked_device(settings.run.device)
         content = read_checkpoint(self.checkpoint) if resume else None
         if content is not None:
             _same_run(content["settings"], to_dict(settings))
