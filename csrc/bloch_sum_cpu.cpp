@@ -388,6 +388,7 @@ template <typename T>
 void forward(const Array<T>& blocks, const Array<T>& coefficient, const Array<std::int64_t>& edges,
              const Array<std::int64_t>& pairs, std::int64_t spins, Array<T>& dense) {
   const auto run = blocks.shape(1) == 1 ? &forward_of<T, true> : &forward_of<T, false>;
+  expect_writes(out(dense), dense.size() * sizeof(T));
   run(in(blocks), in(coefficient), coefficient.shape(0), coefficient.shape(1), in(edges), in(pairs), pairs.shape(0) - 1,
       spins, dense.shape(1), blocks.shape(0), out(dense));
 }
@@ -515,6 +516,7 @@ template <typename T>
 void backward(const Array<T>& grad, const Array<T>& coefficient, const Array<std::int64_t>& edges,
               const Array<std::int64_t>& pairs, std::int64_t spins, Array<T>& grad_blocks) {
   const auto run = grad_blocks.shape(1) == 1 ? &backward_of<T, true> : &backward_of<T, false>;
+  expect_writes(out(grad_blocks), grad_blocks.size() * sizeof(T));
   run(in(grad), in(coefficient), coefficient.shape(0), coefficient.shape(1), in(edges), in(pairs), pairs.shape(0) - 1,
       spins, grad.shape(1), grad_blocks.shape(0), out(grad_blocks));
 }
