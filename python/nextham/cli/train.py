@@ -4,6 +4,9 @@ The settings are a YAML file; what it leaves out has the published value (--prin
 run gets history.jsonl, TensorBoard scalars, checkpoint.pth to resume from, the model folders best/ and last/, and the
 learning curve. A run that was interrupted in any way continues with --resume as if nothing had happened. Several
 processes: torchrun --nproc-per-node N -m nextham.cli.train SETTINGS, each with its share of every batch.
+
+Ablations: `model: {reads: elements}` for networks that are told the elements in place of H0; without the k-space loss
+`loss: {low: 0, rest: 0, coupling: 0}` and `kpoints: {per_step: 0}`.
 """
 
 from __future__ import annotations
