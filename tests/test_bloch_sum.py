@@ -11,6 +11,7 @@ from nextham_kernels.ops.bloch_sum import (
     bloch_layout,
     bloch_project,
     bloch_sum,
+    is_cheaper,
     reference,
 )
 
@@ -213,6 +214,35 @@ def test_projection(case):
     dense = bloch_sum(blocks, layout, kpoints)
     harness.assert_close(bloch_project(blocks, layout, kpoints, left, right), left.mH @ dense @ right)
     harness.assert_close(bloch_project(blocks, layout, kpoints, left), left.mH @ dense @ left)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_projection_in_a_large_cell(dtype, monkeypatch):
+    """Few edges between many orbitals: block by block, some edges at a time; H(k) is never formed."""
+    orbitals = torch.tensor([3, 1, 0, 4, 2, 4, 3])
+    src, dst = torch.tensor([[0, 0, 3, 5, 6, 6, 1, 3, 0], [0, 4, 3, 6, 5, 6, 0, 5, 4]])
+    R = torch.randint(-1, 2, (9, 3), generator=torch.Generator().manual_seed(1))
+    layout = bloch_layout(src, dst, R, orbitals, 2)
+    assert is_cheaper(layout) and not is_cheaper(inputs("production")[1])
+    real = harness.random(layout.n_numbers, 2)
+    blocks = torch.view_as_complex(real) if dtype.is_complex else real[:, 0].clone()
+    kpoints = harness.random(3, 3, seed=5)
+    left, right = (torch.view_as_complex(harness.random(3, layout.size, n, 2, seed=n)) for n in (3, 4))
+
+    def formed(blocks, left, right):
+        return torch.view_as_real(left.mH @ (bloch_sum(blocks, layout, kpoints) @ right))
+
+    def projected(blocks, left, right):
+        return torch.view_as_real(bloch_project(blocks, layout, kpoints, left, right))
+
+    given = {"blocks": blocks, "left": left, "right": right}
+    with monkeypatch.context() as patch:
+        patch.setattr("nextham_kernels.ops.bloch_sum.block_by_block._MEMORY", 3000)
+        harness.assert_close(projected(**given), formed(**given))
+        harness.assert_same_gradients(projected, formed, given)
+        patch.setattr("nextham_kernels.ops.bloch_sum._run", None)  # not called
+        projected(**given)
+    assert bloch_project(blocks, layout, kpoints[:0], left[:0]).shape == (0, 3, 3)
 
 
 def test_hermitian_input_gives_hermitian_matrices():
