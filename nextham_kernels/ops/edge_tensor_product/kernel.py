@@ -318,6 +318,11 @@ def _settings(radial: torch.Tensor, radial_weight: torch.Tensor, n_radial: int) 
     }
 
 
+def _flags(onsite: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Flags as numbers: wide ones for doubles, whose products Triton cannot compile where a narrow load decides."""
+    return onsite.long() if x.dtype == torch.float64 else onsite.view(torch.uint8)
+
+
 def _rows_of(x: torch.Tensor) -> int:
     return ROWS if x.element_size() == 4 else ROWS // 2
 
@@ -342,7 +347,7 @@ def forward(
         x,
         radial,
         linear_weight,
-        onsite.view(torch.uint8),
+        _flags(onsite, x),
         radial_weight,
         radial_bias,
         bias,
@@ -382,7 +387,7 @@ def backward(
     """Runs the derivatives; the gradients of x and of the radial weights come together."""
     nothing = x.new_empty(0)
     grad_x = grad_radial = grad_weight = grad_radial_weight = grad_radial_bias = nothing
-    of_product = (grad, x, radial, linear_weight, onsite.view(torch.uint8), radial_weight, radial_bias)
+    of_product = (grad, x, radial, linear_weight, _flags(onsite, x), radial_weight, radial_bias)
     settings = irreps_x, l_max, irreps_out
     if any(needs[i] for i in (0, 1, 4, 5)):
         grad_x, grad_radial = torch.empty_like(x), torch.empty_like(radial)

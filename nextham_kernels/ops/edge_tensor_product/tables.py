@@ -36,7 +36,7 @@ class Tables(NamedTuple):
     """What a kernel asks of a plan; its page says what stands where."""
 
     units: torch.Tensor  # int32
-    places: torch.Tensor  # int32
+    places: torch.Tensor  # int32, or int64 for doubles
     coefficients: torch.Tensor
     classes: tuple[tuple[int, ...], ...]  # components, width, …
     align: int  # what divides all places and runs of consecutive ones, at most 4
@@ -134,9 +134,11 @@ def _on(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tables:
+    # Triton 3.6 cannot compile a product of doubles whose operands depend on a narrower load (MMAv2, largeK).
+    wide = torch.int64 if dtype == torch.float64 else torch.int32
     return Tables(
         torch.tensor(units, dtype=torch.int32, device=device).reshape(-1, n),
-        torch.tensor(places, dtype=torch.int32, device=device),
+        torch.tensor(places, dtype=wide, device=device),
         torch.tensor(coefficients, dtype=torch.float64).to(dtype).to(device),
         tuple(classes),
         math.gcd(4, *aligned),
