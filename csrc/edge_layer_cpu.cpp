@@ -12,10 +12,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "edge_linear.h"
 #include "edge_tensor_product.h"
+#include "layer_weights.h"
 #include "module.h"
-#include "norm.h"
 #include "rotation.h"
 #include "softmax.h"
 #include "tracegrad.h"
@@ -25,48 +24,10 @@ namespace {
 
 constexpr std::int64_t kPanels = 4;
 
-// Takes the arrays of a list one after the other.
-template <typename T>
-class Reader {
- public:
-  explicit Reader(const std::vector<Array<T>>& arrays) : arrays_(arrays) {}
-  const Array<T>& take() { return arrays_.at(next_++); }
-  const T* numbers() { return in(take()); }
-
- private:
-  const std::vector<Array<T>>& arrays_;
-  std::size_t next_ = 0;
-};
-template <typename T>
-using Weighing = Reader<T>&;
-using Tabling = Reader<std::int32_t>&;
-
-template <typename T>
-Mlp<T> read_mlp(Weighing<T> weights, Tabling tables, T eps, bool back) {
-  const auto& widths = tables.take();
-  const std::int32_t* n = in(widths);
-  Mlp<T> mlp{{weights.numbers(), n[1], n[0]}, weights.numbers(), {}, eps};
-  for (std::int64_t i = 1; i + 1 < widths.shape(0); ++i) {
-    const T *weight = weights.numbers(), *shift = weights.numbers(), *matrix = weights.numbers(),
-            *bias = weights.numbers();
-    mlp.layers.push_back(
-        {weight, shift, {matrix, n[i + 1], n[i]}, bias, {back ? weights.numbers() : nullptr, n[i], n[i + 1]}});
-  }
-  return mlp;
-}
-
-template <typename T>
-TileMap<T> read_map(Weighing<T> weights, const LinearTable& table, std::int64_t n_heads) {
-  const T* packed = weights.numbers();
-  const auto& bias = weights.take();
-  return {table, packed, in(bias), n_heads, bias.shape(0)};
-}
-
 // From edge features to gated values and logits.
 template <typename T>
 struct Values {
-  NormTable<T> norm;
-  const T *norm_weight, *norm_bias;
+  Norm<T> norm;
   RotationLayout<T> rotation;
   TileMap<T> merge;
   Mlp<T> radial;
@@ -75,25 +36,16 @@ struct Values {
   const std::int32_t* bias_column;
   std::int64_t n_bias, d, d_product, n_alpha;
   Mlp<T> logits;
-  const std::int32_t* gate_of;
-  std::int64_t n_scalars, n_gates, n_gated;
-  T silu, sigmoid;
+  Gate<T> gate;
 };
 
 struct Numbers {
   double norm_eps, floor, radial_eps, logits_eps, trace_eps, residual, silu, sigmoid;
 };
 
-LinearTable read_table(Tabling tables) {
-  const auto &blocks = tables.take(), &zeros = tables.take(), &scalars = tables.take();
-  return {blocks, zeros, scalars};
-}
-
 template <typename T>
 Values<T> read_values(Weighing<T> weights, Tabling tables, const Numbers& numbers) {
-  const auto &runs = tables.take(), &centred = tables.take();
-  const auto &count = weights.take(), &share = weights.take(), &norm_weight = weights.take();
-  const T* norm_bias = weights.numbers();
+  const Norm<T> norm = read_norm<T>(weights, tables, numbers.norm_eps, numbers.floor);
   const auto &irreps = tables.take(), &at = tables.take(), &index = tables.take();
   const auto &sign = weights.take(), &pair_sign = weights.take();
   const LinearTable merge = read_table(tables);
@@ -104,10 +56,7 @@ Values<T> read_values(Weighing<T> weights, Tabling tables, const Numbers& number
   const Mlp<T> logits = read_mlp<T>(weights, tables, numbers.logits_eps, false);
   const auto& gate_of = tables.take();
   const std::int32_t* size = tables.numbers();  // of a product row, alpha scalars, gate scalars, gates
-  return {{in(runs), runs.shape(0), count.shape(0), in(count), in(share), in(centred), T(numbers.norm_eps),
-           T(numbers.floor)},
-          in(norm_weight),
-          norm_bias,
+  return {norm,
           RotationLayout<T>(irreps, at, index, sign, pair_sign),
           merge_map,
           radial,
@@ -116,16 +65,11 @@ Values<T> read_values(Weighing<T> weights, Tabling tables, const Numbers& number
           product_bias,
           in(columns),
           columns.shape(0),
-          norm_weight.shape(0),
+          norm.d,
           size[0],
           size[1],
           logits,
-          in(gate_of),
-          size[2],
-          size[3],
-          gate_of.shape(0),
-          T(numbers.silu),
-          T(numbers.sigmoid)};
+          {in(gate_of), size[2], size[3], gate_of.shape(0), T(numbers.silu), T(numbers.sigmoid)}};
 }
 
 // The edges of a call.
@@ -136,23 +80,6 @@ struct Edges {
   const bool* onsite;
   std::int64_t n, n_wigner, n_radial;
 };
-
-// y_i = scale x_i sigmoid(x_i), then the gated numbers, of one panel.
-template <typename T>
-void gate_tile(const Values<T>& q, const T* x, std::int64_t lanes, T* gates, T* y) {
-  constexpr std::int64_t w = kWidth<T>;
-  const T* gated = x + (q.n_scalars + q.n_gates) * w;
-  for (std::int64_t half = 0; half < lanes; half += kLanes<T>) {
-    for (std::int64_t i = 0; i < q.n_scalars; ++i) {
-      const Vector<T> u = load(x + i * w + half);
-      store(y + i * w + half, q.silu * u * sigmoid_of_lanes<T>(u));
-    }
-    for (std::int64_t i = 0; i < q.n_gates; ++i)
-      store(gates + i * w + half, q.sigmoid * sigmoid_of_lanes<T>(load(x + (q.n_scalars + i) * w + half)));
-    for (std::int64_t i = 0; i < q.n_gated; ++i)
-      store(y + (q.n_scalars + i) * w + half, load(gated + i * w + half) * load(gates + q.gate_of[i] * w + half));
-  }
-}
 
 template <typename T>
 struct ValuesWork {
@@ -174,8 +101,8 @@ struct ValuesWork {
         logits_mlp(q.logits, n_panels),
         rows(buffer<T>(q.d * w)),
         flipped(buffer<T>(q.rotation.n_pairs)),
-        sums(buffer<T>(2 * q.norm.n_groups * kLanes<T>)),
-        gates(buffer<T>((q.n_gates + 1) * w)),
+        sums(buffer<T>(2 * q.norm.table.n_groups * kLanes<T>)),
+        gates(buffer<T>((q.gate.n_gates + 1) * w)),
         zeros(buffer<T>(std::max(q.d, n_radial))) {
     std::fill_n(rows.get(), q.d * w, T(0));
     std::fill_n(zeros.get(), std::max(q.d, n_radial), T(0));
@@ -186,7 +113,7 @@ struct ValuesWork {
     each_panel<T>(n_lanes, [&](std::int64_t p, std::int64_t lanes) {
       const std::int64_t start = first + p * w, there = std::min(lanes, e.n - start);
       read_tile<T>({e.edge, q.d, e.n, zeros.get()}, start, message.panel(p));
-      q.norm.apply(message.panel(p), q.norm_weight, q.norm_bias, lanes, sums.get(), edge.panel(p));
+      q.norm.apply(message.panel(p), lanes, sums.get(), edge.panel(p));
       for (std::int64_t lane = 0; lane < there; ++lane)
         q.rotation.template rotate<false>(e.source + e.src[start + lane] * q.d, e.target + e.dst[start + lane] * q.d,
                                           e.wigner + (start + lane) * e.n_wigner, flipped.get(),
@@ -204,7 +131,7 @@ struct ValuesWork {
         for (std::int64_t lane = 0; lane < lanes; ++lane) y[q.bias_column[j] * w + lane] += q.product_bias[j];
       std::copy_n(radial.panel(p), radial.d * w, alpha.panel(p));
       std::copy_n(y, q.n_alpha * w, alpha.panel(p) + radial.d * w);
-      gate_tile(q, y + q.n_alpha * w, lanes, gates.get(), value.panel(p));
+      q.gate.apply(y + q.n_alpha * w, lanes, gates.get(), value.panel(p));
     });
     return logits_mlp.forward(alpha.read(), n_lanes);
   }

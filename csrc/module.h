@@ -108,6 +108,7 @@ class Module {
   X(gram) \
   X(grid_integrals) \
   X(layer_norm_silu) \
+  X(node_layer) \
   X(norm) \
   X(projector_product) \
   X(radial_basis) \

@@ -13,10 +13,15 @@ from nextham_kernels.ops.edge_layer import (
     EdgeLayerWeights,
     Edges,
     HeadMap,
+    NodeLayerWeights,
+    NodeUpdateWeights,
     edge_layer,
     edge_outputs,
     edge_values,
+    node_ends,
+    node_update,
     pack,
+    pack_nodes,
     through_heads,
 )
 from nextham_kernels.ops.edge_linear.reference import pieces
@@ -188,3 +193,28 @@ def test_contract():
         edge_layer(source, target, edge[:, 1:], edges, packed, settings, nodes)
     with harness.raises(TypeError, "radial"):
         edge_values(source, target, edge, edges._replace(radial=edges.radial.float()), packed, settings)
+
+
+@pytest.mark.parametrize("n_nodes", [0, 1, 70])
+def test_nodes(n_nodes):
+    irreps = irreps_of(CASES["production"].irreps)
+    settings = problem("production")[1]
+    between = gate_input_irreps(irreps)
+    flat = [sum(p.c_in * p.c_out for p in pieces(str(irreps), str(to))) for to in (irreps, between)]
+    n_rise = sum(mul for mul, ir in irreps_of(between) if ir.is_scalar())
+
+    def norms(seed):
+        return 1 + 0.1 * harness.random(irreps.num_irreps, seed=seed), 0.1 * harness.random(irreps[0].mul, seed=seed)
+
+    rise = harness.random(flat[1], seed=4) / 4, harness.random(n_rise, seed=5)
+    fall = harness.random(flat[0], seed=6) / 4, harness.random(irreps[0].mul, seed=7)
+    update = NodeUpdateWeights(harness.random(irreps.dim, seed=3), norms(8), rise, fall)
+    maps = (harness.random(flat[0], seed=i) / 4 for i in (0, 1))
+    weights = NodeLayerWeights(norms(9), next(maps), harness.random(irreps[0].mul, seed=2), next(maps), update)
+    node, total = (harness.random(n_nodes, irreps.dim, seed=i) for i in (10, 11))
+    found = []
+    for w in (pack_nodes(weights, settings), weights):
+        ends = node_ends(node, w, settings)
+        found.append([*ends, node_update(total, ends[0], w, settings)])
+    for kernel, composed in zip(*found, strict=True):
+        harness.assert_close(kernel, composed)

@@ -1,13 +1,15 @@
-"""One layer of attention on edges, in the frame of each edge: what happens between the nodes of a layer and the next.
+"""One layer of attention, in the frame of each edge, and what it does with nodes before and after.
 
 With x_e the row of edge e (`nextham_kernels.edge_layout`), s and t what nodes send along edges that begin and end at
 them, b_e the radial basis and every map one matrix per |m|:
 
+    n_i = norm(node_i),   s_i = S n_i + b,   t_i = T n_i                                node_ends
     m_e = D_e (s_src e + t_dst e) + merge(norm(x_e))
     p_e = edge_tensor_product(m_e, radial MLP(b_e)) + bias on 0e,   the first numbers of p_e being the scalars q_e
     v_e = gate(rest of p_e),   a_e = logits MLP([b_e, q_e])                             edge_values
     x′_e = tracegrad_update(Σ_h a_eh M_h v_e),   y_n = Σ_{e: dst_e = n} D_eᵀ Σ_h softmax_n(a)_eh N_h v_e   edge_layer
     o_e = f_e D_eᵀ Σ_h a_eh M_h v_e                                                     edge_outputs
+    u_n = norm(y_n + n_n + b),   node′_n = u_n + F gate(R u_n)                          node_update
 
 It is the composition of the ops of this package that `composition` writes down, with their derivatives. Weights that
 were packed (`pack`) run on the CPU in one kernel instead, whose steps share tiles of edges in the second-level cache;
@@ -29,9 +31,11 @@ from nextham_kernels.ops.edge_layer.composition import (
     EdgeLayerWeights,
     Edges,
     HeadMap,
+    NodeLayerWeights,
+    NodeUpdateWeights,
     through_heads,
 )
-from nextham_kernels.ops.edge_layer.cpu import PackedEdgeLayer
+from nextham_kernels.ops.edge_layer.cpu import PackedEdgeLayer, PackedNodeLayer
 
 __all__ = [
     "EdgeLayerResult",
@@ -39,11 +43,17 @@ __all__ = [
     "EdgeLayerWeights",
     "Edges",
     "HeadMap",
+    "NodeLayerWeights",
+    "NodeUpdateWeights",
     "PackedEdgeLayer",
+    "PackedNodeLayer",
     "edge_layer",
     "edge_outputs",
     "edge_values",
+    "node_ends",
+    "node_update",
     "pack",
+    "pack_nodes",
     "packable",
     "through_heads",
 ]
@@ -72,6 +82,67 @@ def pack(weights: EdgeLayerWeights, settings: EdgeLayerSettings) -> PackedEdgeLa
     if weights.merge.device.type != "cpu":
         raise TypeError(f"weights: expected tensors on the CPU, got {weights.merge.device}")
     return cpu.pack(weights, settings)
+
+
+def pack_nodes(weights: NodeLayerWeights, settings: EdgeLayerSettings) -> PackedNodeLayer:
+    """Returns the weights of nodes as the CPU kernels read them; they do not follow later changes.
+
+    Raises:
+        TypeError: weights on another device than the CPU.
+        RuntimeError: the kernels are not built.
+    """
+    if weights.source.device.type != "cpu":
+        raise TypeError(f"weights: expected tensors on the CPU, got {weights.source.device}")
+    return cpu.pack_nodes(weights, settings)
+
+
+def node_ends(
+    node: torch.Tensor, weights: NodeLayerWeights | PackedNodeLayer, settings: EdgeLayerSettings
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns normalised rows of nodes, and what they send along the edges that begin and end there.
+
+    Args:
+        node: rows [n, d], float32 or float64.
+        weights: plain weights, or packed ones, which record no gradient.
+        settings: sizes and constants.
+
+    Returns:
+        n, s and t, [n, d] each.
+
+    Raises:
+        ValueError: a wrong shape.
+        TypeError: a wrong dtype.
+    """
+    check_tensors(node=node)
+    check_shapes(node=(node, f"n {dim_of(settings.irreps)}"))
+    packed = isinstance(weights, PackedNodeLayer)
+    return cpu.node_ends(node, weights) if packed else composition.node_ends(node, weights, settings)
+
+
+def node_update(
+    total: torch.Tensor,
+    normed: torch.Tensor,
+    weights: NodeLayerWeights | PackedNodeLayer,
+    settings: EdgeLayerSettings,
+) -> torch.Tensor:
+    """Returns the next rows of nodes [n, d].
+
+    Args:
+        total: y of `edge_layer` [n, d], float32 or float64.
+        normed: n of `node_ends` [n, d].
+        weights: those that `node_ends` took.
+        settings: sizes and constants.
+
+    Raises:
+        ValueError: a wrong shape.
+        TypeError: a wrong or mixed dtype or device.
+    """
+    check_tensors(total=total, normed=normed)
+    d = dim_of(settings.irreps)
+    check_shapes(total=(total, f"n {d}"), normed=(normed, f"{len(total)} {d}"))
+    if isinstance(weights, PackedNodeLayer):
+        return cpu.node_update(total, normed, weights)
+    return composition.node_update(total, normed, weights.update, settings)
 
 
 def edge_values(

@@ -10,7 +10,7 @@ import torch
 from nextham_kernels.ops.attention import segment_softmax
 from nextham_kernels.ops.edge_linear import edge_linear, head_linear
 from nextham_kernels.ops.edge_tensor_product import edge_tensor_product
-from nextham_kernels.ops.gate import gate
+from nextham_kernels.ops.gate import gate, gate_input_irreps
 from nextham_kernels.ops.layer_norm_silu import layer_norm_silu
 from nextham_kernels.ops.norm import norm
 from nextham_kernels.ops.rotation import rotate_to_edges, rotate_to_nodes
@@ -21,9 +21,13 @@ __all__ = [
     "EdgeLayerWeights",
     "Edges",
     "HeadMap",
+    "NodeLayerWeights",
+    "NodeUpdateWeights",
     "edge_layer",
     "edge_outputs",
     "edge_values",
+    "node_ends",
+    "node_update",
     "through_heads",
 ]
 
@@ -50,6 +54,25 @@ class EdgeLayerWeights(NamedTuple):
     tracegrad: FoldedTraceGrad | None
 
 
+class NodeLayerWeights(NamedTuple):
+    """The weights of what a layer does with nodes."""
+
+    norm: tuple[torch.Tensor, torch.Tensor]  # weight and bias of the first norm
+    source: torch.Tensor  # normalised rows → what goes along the edges that begin there, as `edge_linear` takes it
+    source_bias: torch.Tensor  # of its 0e channels [c]
+    target: torch.Tensor  # the same of the edges that end there, without bias
+    update: NodeUpdateWeights | None  # in the last layer None
+
+
+class NodeUpdateWeights(NamedTuple):
+    """The weights of the update of nodes."""
+
+    bias: torch.Tensor  # of all numbers of a row [d]
+    norm: tuple[torch.Tensor, torch.Tensor]
+    rise: tuple[torch.Tensor, torch.Tensor]  # matrix and bias, to the gate's input
+    fall: tuple[torch.Tensor, torch.Tensor]  # and from its result
+
+
 class EdgeLayerSettings(NamedTuple):
     """Sizes and constants of a layer."""
 
@@ -72,6 +95,26 @@ class Edges(NamedTuple):
     onsite: torch.Tensor  # whether the edge has zero length [e]
     wigner: torch.Tensor  # rotations into the edge frames [e, w]
     radial: torch.Tensor  # radial basis [e, c]
+
+
+def node_ends(
+    node: torch.Tensor, weights: NodeLayerWeights, settings: EdgeLayerSettings
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns n, s and t."""
+    irreps = settings.irreps
+    normed = norm(node, *weights.norm, irreps, settings.norm_eps, settings.floor, edge=True)
+    source = edge_linear(normed, weights.source, irreps, irreps, weights.source_bias)
+    return normed, source, edge_linear(normed, weights.target, irreps, irreps)
+
+
+def node_update(
+    total: torch.Tensor, normed: torch.Tensor, weights: NodeUpdateWeights, settings: EdgeLayerSettings
+) -> torch.Tensor:
+    """Returns the next rows of nodes."""
+    irreps = settings.irreps
+    y = norm(total + normed + weights.bias, *weights.norm, irreps, settings.norm_eps, settings.floor, edge=True)
+    risen = edge_linear(y, weights.rise[0], irreps, gate_input_irreps(irreps), weights.rise[1])
+    return y + edge_linear(gate(risen, irreps, edge=True), weights.fall[0], irreps, irreps, weights.fall[1])
 
 
 def _mlp(x: torch.Tensor, parameters: Sequence[torch.Tensor], eps: float) -> torch.Tensor:

@@ -11,10 +11,23 @@ import torch
 from nextham_kernels.clebsch_gordan import dim_of, irreps_of
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops import edge_linear, edge_tensor_product, gate, gram, norm, rotation
-from nextham_kernels.ops.edge_layer.composition import EdgeLayerSettings, EdgeLayerWeights, Edges, HeadMap
+from nextham_kernels.ops.edge_layer.composition import (
+    EdgeLayerSettings,
+    EdgeLayerWeights,
+    Edges,
+    HeadMap,
+    NodeLayerWeights,
+)
 from nextham_kernels.ops.edge_linear.reference import pieces
 from nextham_kernels.ops.gate.reference import SIGMOID_SCALE, SILU_SCALE, counts
 from nextham_kernels.ops.tracegrad.closed_form import EPS
+
+
+class PackedNodeLayer(NamedTuple):
+    """Weights of what happens on nodes, as the kernels read them."""
+
+    ends: tuple[list[np.ndarray], list[np.ndarray], np.ndarray]  # arrays, tables, numbers
+    update: tuple[list[np.ndarray], list[np.ndarray], np.ndarray] | None
 
 
 class PackedEdgeLayer(NamedTuple):
@@ -89,18 +102,14 @@ def pack(weights: EdgeLayerWeights, settings: EdgeLayerSettings) -> PackedEdgeLa
     weights = _detached(weights)
     irreps, n_heads = settings.irreps, len(weights.logits[-1])
     t = _tables(settings, weights.merge.dtype, n_heads, kernels().edge_tensor_product_outputs)
-    channel, place = t["norm_places"]
-    weight, bias = weights.norm
     coefficient, at = t["product_weights"]
     radial, radial_widths = _mlp(weights.radial)
     logits, logits_widths = _mlp(weights.logits)
     arrays = [
-        *t["norm_arrays"],
-        weight[channel],
-        torch.cat([bias, bias.new_zeros(1)])[place],
+        *_norm_arrays(t, weights.norm),
         *t["rotation_arrays"],
         _packed_map(weights.merge, irreps, irreps, 1),
-        bias.new_empty(0, len(bias)),
+        weights.merge.new_empty(0, len(weights.norm[1])),
         *radial,
         coefficient * weights.product[at],
         weights.scalar_bias,
@@ -121,8 +130,38 @@ def pack(weights: EdgeLayerWeights, settings: EdgeLayerSettings) -> PackedEdgeLa
         tables += [*edge_linear.cpu.tables(irreps, irreps_out, n_heads), places, at, index]
     s = settings
     numbers = [s.norm_eps, s.floor, s.radial_eps, s.logits_eps, EPS, s.residual, SILU_SCALE, SIGMOID_SCALE]
-    arrays = [a.contiguous().numpy() for a in arrays]
-    return PackedEdgeLayer(arrays, [np.ascontiguousarray(a) for a in tables], np.array(numbers), n_heads)
+    return PackedEdgeLayer(_ready(arrays), [np.ascontiguousarray(a) for a in tables], np.array(numbers), n_heads)
+
+
+def pack_nodes(weights: NodeLayerWeights, settings: EdgeLayerSettings) -> PackedNodeLayer:
+    """Packs weights; csrc/node_layer_cpu.cpp reads arrays and tables in this order."""
+    weights, irreps = _detached(weights), settings.irreps
+    t = _tables(settings, weights.source.dtype, 1, kernels().edge_tensor_product_outputs)
+    maps = (_packed_map(m, irreps, irreps, 1) for m in (weights.source, weights.target))
+    source, target = maps
+    bias, nothing = weights.source_bias[None], weights.source_bias.new_empty(0, len(weights.source_bias))
+    arrays = [*_norm_arrays(t, weights.norm), source, bias, target, nothing]
+    constants = np.array([settings.norm_eps, settings.floor, SILU_SCALE, SIGMOID_SCALE])
+    ends = (_ready(arrays), [*t["norm"], *t["merge"]], constants)
+    if weights.update is None:
+        return PackedNodeLayer(ends, None)
+    update, between = weights.update, gate.gate_input_irreps(irreps)
+    rise, fall = _packed_map(update.rise[0], irreps, between, 1), _packed_map(update.fall[0], irreps, irreps, 1)
+    arrays = [update.bias, *_norm_arrays(t, update.norm), rise, update.rise[1][None], fall, update.fall[1][None]]
+    gates, (_, _, n_scalars, n_gates) = t["gate"]
+    sizes = np.array([dim_of(between), n_scalars, n_gates], dtype=np.int32)
+    tables = [*t["norm"], *edge_linear.cpu.tables(irreps, between, 1), *t["merge"], gates, sizes]
+    return PackedNodeLayer(ends, (_ready(arrays), [np.ascontiguousarray(a) for a in tables], constants))
+
+
+def _norm_arrays(t: dict[str, tuple], parameters: tuple[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+    channel, place = t["norm_places"]
+    weight, bias = parameters
+    return [*t["norm_arrays"], weight[channel], torch.cat([bias, bias.new_zeros(1)])[place]]
+
+
+def _ready(arrays: list[torch.Tensor]) -> list[np.ndarray]:
+    return [a.contiguous().numpy() for a in arrays]
 
 
 def _tracegrad(weights: EdgeLayerWeights) -> tuple[list[torch.Tensor], np.ndarray]:
@@ -145,6 +184,20 @@ def _detached(x: object) -> object:
 
 def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
     return [t.detach().contiguous().numpy() for t in tensors]
+
+
+def node_ends(node: torch.Tensor, packed: PackedNodeLayer) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Runs `node_ends`."""
+    made = [torch.empty_like(node) for _ in range(3)]
+    kernels().node_ends(*_arrays(node), *packed.ends, *(t.numpy() for t in made))
+    return tuple(made)
+
+
+def node_update(total: torch.Tensor, normed: torch.Tensor, packed: PackedNodeLayer) -> torch.Tensor:
+    """Runs `node_update`."""
+    node = torch.empty_like(normed)
+    kernels().node_update(*_arrays(total, normed), *packed.update, node.numpy())
+    return node
 
 
 def edge_values(

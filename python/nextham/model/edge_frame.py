@@ -13,12 +13,16 @@ import torch
 from nextham.model.config import NextHAMConfig
 from nextham.model.edge_geometry import EdgeGeometry
 from nextham.model.folding import FoldedLayer, output_places
-from nextham.model.layers import Norm
 from nextham.model.network import Network
-from nextham_kernels.ops.edge_layer import Edges, edge_layer, edge_outputs, edge_values, through_heads
-from nextham_kernels.ops.edge_linear import edge_linear
-from nextham_kernels.ops.gate import gate, gate_input_irreps
-from nextham_kernels.ops.norm import norm
+from nextham_kernels.ops.edge_layer import (
+    Edges,
+    edge_layer,
+    edge_outputs,
+    edge_values,
+    node_ends,
+    node_update,
+    through_heads,
+)
 from nextham_kernels.ops.rotation import rotate_to_nodes
 from nextham_kernels.ops.tracegrad import folded_invariants
 
@@ -49,14 +53,14 @@ def run_network(
         The edges of its range [g] (places in the geometry), their output irreps [g, d], or the tensor that they were
         written into, and trace head [g, s²] or None.
     """
-    config, hidden = network.config, network.config.hidden
+    config = network.config
     in_place = not torch.is_grad_enabled()  # then nothing but the current rows of all edges is kept
     inside = geometry.inside[network.span]
     node = edge[geometry.onsite_of]  # a row too: the frame of an on-site edge is the global one
     invariants: list[torch.Tensor] = []
     for layer, fold in zip(network.layers, folded, strict=True):
-        normed = _norm(layer.norm_node, node, config)
-        ends = tuple(edge_linear(normed, m.matrix, hidden, hidden, m.bias) for m in (fold.source, fold.target))
+        on_nodes = fold.node if with_trace or fold.packed is None else fold.packed_node
+        normed, *ends = node_ends(node, on_nodes, fold.settings)
         if layer.last and fold.packed is not None and not with_trace:
             out, rows = (edge.new_zeros(len(inside), config.block_dim), None) if into is None else into
             for first in range(0, len(inside), chunk):
@@ -81,19 +85,13 @@ def run_network(
             traces.append(made.invariants)
         edge = edge if in_place else torch.cat(edges)
         invariants += [torch.cat(traces)[inside]] if with_trace else []
-        y = _norm(layer.norm_update, torch.cat(updates) + normed + fold.node_bias, config)
-        risen = edge_linear(y, fold.rise.matrix, hidden, gate_input_irreps(hidden), fold.rise.bias)
-        node = y + edge_linear(gate(risen, hidden, edge=True), fold.fall.matrix, hidden, hidden, fold.fall.bias)
+        node = node_update(torch.cat(updates), normed, on_nodes, fold.settings)
     head = network.trace_head(torch.cat(invariants, dim=1)) if with_trace else None
     return inside, output, head
 
 
 def _decay(geometry: EdgeGeometry, which: torch.Tensor, config: NextHAMConfig) -> torch.Tensor:
     return torch.exp(-config.decay * geometry.distance.index_select(0, which))
-
-
-def _norm(module: Norm, rows: torch.Tensor, config: NextHAMConfig) -> torch.Tensor:
-    return norm(rows, module.weight, module.bias, config.hidden, 1e-5, config.floor, edge=True)
 
 
 def _edges(geometry: EdgeGeometry, which: slice | torch.Tensor) -> Edges:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -230,8 +230,11 @@ def _read_components(config: NextHAMConfig, device: torch.device) -> torch.Tenso
     return input_channels(config).components().to(device)
 
 
-def _parameters(module: nn.Module) -> Iterator[nn.Parameter]:
+def _parameters(module: nn.Module) -> list[nn.Parameter]:
     """What `parameters()` gives, which also makes names: 4 ms for an ensemble, a layer of a small crystal."""
-    yield from (p for p in module._parameters.values() if p is not None)
-    for child in module._modules.values():
-        yield from _parameters(child)
+    found, modules = [], [module]
+    while modules:
+        own = modules.pop().__dict__
+        found += [p for p in own["_parameters"].values() if p is not None]
+        modules += own["_modules"].values()
+    return found

@@ -16,7 +16,17 @@ from nextham.model.network import Network
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps
-from nextham_kernels.ops.edge_layer import EdgeLayerSettings, EdgeLayerWeights, HeadMap, PackedEdgeLayer, pack
+from nextham_kernels.ops.edge_layer import (
+    EdgeLayerSettings,
+    EdgeLayerWeights,
+    HeadMap,
+    NodeLayerWeights,
+    NodeUpdateWeights,
+    PackedEdgeLayer,
+    PackedNodeLayer,
+    pack,
+    pack_nodes,
+)
 from nextham_kernels.ops.edge_linear.folding import flat, linear_matrices, product_matrices, through_heads
 from nextham_kernels.ops.gate import gate_input_irreps
 from nextham_kernels.ops.linear.reference import Part, plan
@@ -27,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FoldedLayer",
-    "Map",
     "fold_layer",
     "irrep_parts",
     "layer_settings",
@@ -39,25 +48,15 @@ __all__ = [
 Matrices = list[torch.Tensor | None]
 
 
-class Map(NamedTuple):
-    """A linear map of rows: what `edge_linear` takes."""
-
-    matrix: torch.Tensor
-    bias: torch.Tensor | None = None
-
-
 class FoldedLayer(NamedTuple):
     """What one layer needs."""
 
-    source: Map  # normalised node features → message of the edges that begin there
-    target: Map  # the same of the edges that end there
     settings: EdgeLayerSettings
+    node: NodeLayerWeights  # what happens on nodes before and after
     edge: EdgeLayerWeights  # what happens on edges; in the last layer `to_edge` goes to the output
-    packed: PackedEdgeLayer | None  # the same for inference
-    node_bias: torch.Tensor | None  # of the node output, all its columns [d]
+    packed_node: PackedNodeLayer | None  # the same for inference
+    packed: PackedEdgeLayer | None
     to_scalars: HeadMap | None  # in the last layer: to the scalars that TraceGrad reads
-    rise: Map | None
-    fall: Map | None
 
 
 @functools.cache
@@ -130,7 +129,7 @@ def fold_layer(network: Network, k: int, packed: bool = False) -> FoldedLayer:
         biases = torch.einsum("hu,huv->hv", attention.heads.bias.view(config.n_heads, -1), scalar)
         return HeadMap(irreps, matrix, biases if bias is None else torch.cat([biases, bias[None]]))
 
-    to_node = node_bias = to_scalars = rise = fall = None
+    to_node = update = to_scalars = None
     if layer.last:
         weight, bias = _through_readout(network, attention.to_edge)
         to_edge = head_map(weight, output_irreps(config), bias)
@@ -141,7 +140,8 @@ def fold_layer(network: Network, k: int, packed: bool = False) -> FoldedLayer:
         to_node = head_map(attention.to_node.weight, str(hidden))
         zeros = attention.to_node.bias.new_zeros(hidden.dim)
         node_bias = zeros.index_copy(0, edge_layout(hidden).scalars.to(zeros.device), attention.to_node.bias)
-        rise, fall = _map(layer.rise), _map(layer.fall)
+        norms = (layer.norm_update.weight, layer.norm_update.bias)
+        update = NodeUpdateWeights(node_bias, norms, _map(layer.rise), _map(layer.fall))
     trace = network.tracegrad[k]
     tracegrad = fold_tracegrad(trace.forms, list(trace.mlp.parameters()), str(trace.irreps))
     *radial, last = _parameters(attention.radial)
@@ -157,8 +157,10 @@ def fold_layer(network: Network, k: int, packed: bool = False) -> FoldedLayer:
         to_node,
         tracegrad,
     )
-    ready = pack(edge, settings) if packed else None
-    return FoldedLayer(source, target, settings, edge, ready, node_bias, to_scalars, rise, fall)
+    norms = (layer.norm_node.weight, layer.norm_node.bias)
+    node = NodeLayerWeights(norms, *source, target, update)
+    ready = (pack_nodes(node, settings), pack(edge, settings)) if packed else (None, None)
+    return FoldedLayer(settings, node, edge, *ready, to_scalars)
 
 
 def _parameters(mlp: nn.Sequential) -> list[torch.Tensor]:
@@ -166,11 +168,13 @@ def _parameters(mlp: nn.Sequential) -> list[torch.Tensor]:
     return [p for part in mlp for p in part._parameters.values() if p is not None]
 
 
-def _map(linear: Linear) -> Map:
-    return Map(flat(linear_matrices(linear.weight, str(linear.irreps_in), str(linear.irreps_out))), linear.bias)
+def _map(linear: Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    return (flat(linear_matrices(linear.weight, str(linear.irreps_in), str(linear.irreps_out))), linear.bias)
 
 
-def _merge(attention: Attention, hidden: o3.Irreps) -> tuple[Map, Map, torch.Tensor]:
+def _merge(
+    attention: Attention, hidden: o3.Irreps
+) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]:
     """What the two ends of an edge and the edge itself add to its message; the biases come with the first."""
     thrice = str(hidden + hidden + hidden)
     matrices = linear_matrices(attention.merge.weight, thrice, str(hidden))
@@ -181,7 +185,7 @@ def _merge(attention: Attention, hidden: o3.Irreps) -> tuple[Map, Map, torch.Ten
         own = linear_matrices(linear.weight, str(hidden), str(hidden))
         parts.append(flat([a @ b for a, b in zip(own, third, strict=True)]))
     scalar = _scalar_matrix(thirds[0], str(hidden), str(hidden))
-    return Map(parts[0], attention.source.bias @ scalar + attention.merge.bias), Map(parts[1]), flat(thirds[2])
+    return (parts[0], attention.source.bias @ scalar + attention.merge.bias), parts[1], flat(thirds[2])
 
 
 def _through_readout(network: Network, to_edge: Linear) -> tuple[torch.Tensor, torch.Tensor]:
