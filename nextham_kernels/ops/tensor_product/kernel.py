@@ -12,6 +12,8 @@ number once, in whole sectors: hence lanes along channels, and results joined be
 from __future__ import annotations
 
 import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import triton
@@ -38,11 +40,38 @@ def _precision(x: torch.Tensor) -> str:
     return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
 
 
-def _launch(program: Program, kernel: Kernel, tiles: int, *args: object, precision: str = "") -> None:
-    sizes = {"R": kernel.rows, "C": kernel.width} if kernel.rows else {"N": LANES}
-    if kernel.pairs:
-        sizes["P"] = precision
-    getattr(program.module, kernel.name)[(tiles * kernel.programs,)](*args, **sizes, num_warps=kernel.warps)
+Call = tuple[Kernel, int, tuple]
+"""A kernel, its tiles of rows, and its arguments."""
+_compiled: set[tuple] = set()
+
+
+def _run(program: Program, calls: list[Call], x: torch.Tensor) -> None:
+    """Launches kernels in their order; the first time they are compiled side by side, which takes seconds."""
+    launches = []
+    for kernel, tiles, args in calls:
+        sizes = {"R": kernel.rows, "C": kernel.width} if kernel.rows else {"N": LANES}
+        if kernel.pairs:
+            sizes["P"] = _precision(x)
+        function = getattr(program.module, kernel.name)
+        launches.append((function, (tiles * kernel.programs,), args, {**sizes, "num_warps": kernel.warps}))
+    key = (id(program), x.dtype, x.device, _precision(x))
+    if x.is_cuda and len(launches) > 1 and key not in _compiled:
+        compile_all(launches, x.device)
+        _compiled.add(key)
+    for function, grid, args, options in launches:
+        function[grid](*args, **options)
+
+
+def compile_all(launches: list[tuple], device: torch.device) -> None:
+    """Compiles the kernels of launches in threads: most of a compiler's time is outside Python."""
+
+    def one(launch: tuple) -> None:
+        function, grid, args, options = launch
+        with torch.cuda.device(device):
+            function.warmup(*args, grid=grid, **options)
+
+    with ThreadPoolExecutor(min(len(launches), os.cpu_count() or 1, 16)) as threads:
+        list(threads.map(one, launches))
 
 
 def _forward(
@@ -50,12 +79,13 @@ def _forward(
 ) -> torch.Tensor:
     n = len(x)
     out = x.new_empty(n, d) if program.covers[0] else x.new_zeros(n, d)
+    calls: list[Call] = []
     for kernel in program.kernels if n else ():
         if kernel.pairs:
-            args = (x, y, weight, mix, out, 1, n)
-            _launch(program, kernel, triton.cdiv(n, kernel.rows), *args, precision=_precision(x))
+            calls.append((kernel, triton.cdiv(n, kernel.rows), (x, y, weight, mix, out, 1, n)))
         else:
-            _launch(program, kernel, triton.cdiv(n * kernel.lanes, LANES), x, y, weight, out, n)
+            calls.append((kernel, triton.cdiv(n * kernel.lanes, LANES), (x, y, weight, out, n)))
+    _run(program, calls, x)
     return out
 
 
@@ -103,6 +133,7 @@ def _backward(
     elif needs[3]:
         of_mix = x.new_empty(runs, len(mix))
     others, edges, starts = graph or (empty, empty, empty)
+    calls: list[Call] = []
     for kernel in program.kernels:
         part = parts[kernel.other] if kernel.other >= 0 else empty
         per = triton.cdiv(triton.cdiv(n, kernel.rows), runs) if kernel.weights else 1
@@ -115,7 +146,8 @@ def _backward(
             args = (grad, x, y, own, per, n)
         else:
             args = (grad, x, y, weight, *direct, own, part, others, edges, starts, per, n)
-        _launch(program, kernel, tiles, *args, precision=_precision(x))
+        calls.append((kernel, tiles, args))
+    _run(program, calls, x)
     found = []
     for i in range(2):
         total = direct[i]
@@ -209,8 +241,8 @@ def forward_conv(
     program = programs.forward(word, weight.ndim == 1, conv=True)
     out = x.new_empty(n_rows, d) if program.covers[0] else x.new_zeros(n_rows, d)
     others = cols[by_row]
-    for kernel in program.kernels if n_rows else ():
-        _launch(program, kernel, n_rows, x, y, weight, out, others, by_row, starts, n_rows)
+    args = (x, y, weight, out, others, by_row, starts, n_rows)
+    _run(program, [(kernel, n_rows, args) for kernel in program.kernels if n_rows], x)
     return out
 
 

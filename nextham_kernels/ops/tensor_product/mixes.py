@@ -38,6 +38,8 @@ NUMBERS = 1024
 """Weights of a tile where rows have their own: eight for each thread."""
 COEFFICIENTS = 300
 """Coefficients of a kernel."""
+OTHERS = 12
+"""Numbers of the other operand whose gradient a kernel sums in registers, beside the operands of the tensor cores."""
 ARGUMENTS = "once, n, R: tl.constexpr, C: tl.constexpr, P: tl.constexpr"
 
 
@@ -217,12 +219,14 @@ def backward(
 
     def order(view: View) -> tuple:
         term = view[0]
-        return term.lane, term.lanes, term.blocks[term.lane]
+        return term.lane, term.lanes, term.blocks[term.lane], power_of_two(term.dims[2])
 
     found: list[list[View]] = []
     for view in sorted(_views(terms, needs, sizes), key=order):
         fits = bool(found) and order(found[-1][0])[:2] == order(view)[:2]
         fits = fits and sum(len(t.entries) for t, *_ in (*found[-1], view)) <= COEFFICIENTS // 2
+        fits = fits and _others([*found[-1], view]) <= OTHERS
+        fits = fits and len({power_of_two(t.dims[2]) for t, *_ in (*found[-1], view)}) == 1
         found[-1].append(view) if fits else found.append([view])
     kernels = []
     for i, members in enumerate(found):
@@ -231,6 +235,11 @@ def backward(
             parts[kernel.other] += kernel.parts
         kernels.append(kernel)
     return kernels
+
+
+def _others(members: list[View]) -> int:
+    """Numbers of the other operand that a kernel sums the gradient of."""
+    return sum({t.blocks[1 - t.lane]: t.dims[1 - t.lane] for t, *_ in members}.values())
 
 
 def _backward(name: str, members: list[View], sizes: Sizes, taken: set, part: int) -> Kernel:
