@@ -208,10 +208,10 @@ def _described(name: str, function: str, capability: int, kernel: object) -> Ker
 
 
 @functools.cache
-def network_calls(training: bool, case: str = "si2") -> tuple[Call, ...]:
+def network_calls(training: bool, case: str = "si2", dtype: torch.dtype = torch.float32) -> tuple[Call, ...]:
     """Returns the calls of the ensemble on strained silicon: inference, or a training step."""
     module = importlib.import_module("bench.bench_model")
-    problem = module.problem(case, torch.float32, torch.device("cpu"), _options("model", ["--networks", "4"]))
+    problem = module.problem(case, dtype, torch.device("cpu"), _options("model", ["--networks", "4"]))
     run = module.IMPLEMENTATIONS["edge_frame"](problem)["train" if training else "forward"]
     # The CPU runs a layer, and TraceGrad, in one kernel; a GPU runs the ops that they are made of.
     with (
@@ -245,6 +245,7 @@ def op_calls() -> Iterator[Call]:
 
 
 if __name__ == "__main__":
-    every = [*network_calls(False), *network_calls(True), *op_calls()]
+    networks = itertools.product((False, True), ("si2",), (torch.float32, torch.float64))
+    every = [*(call for given in networks for call in network_calls(*given)), *op_calls()]
     for kernel in _compile(every, [int(word) for word in sys.argv[2:]], sys.argv[1]):
         print(json.dumps(dataclasses.asdict(kernel)), flush=True)

@@ -355,6 +355,11 @@ def _weight_units(irreps_in: str, irreps_out: str, n_heads: int, device: torch.d
     return torch.tensor(rows, dtype=torch.int32, device=device).reshape(-1, 9), align
 
 
+def _flags(onsite: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Flags as numbers: wide ones for doubles, whose products Triton cannot compile where a narrow load decides."""
+    return onsite.long() if x.dtype == torch.float64 else onsite.view(torch.uint8)
+
+
 def _run(
     x: torch.Tensor,
     given: torch.Tensor,
@@ -374,6 +379,7 @@ def _run(
     d_in, d_out = (d_out, d_in) if transposed else (d_in, d_out)
     y, precision = x.new_empty(n, d_out), matrix_precision(x)
     bias_of = _bias_of(irreps_out, x.device)
+    bias_of = bias_of.long() if x.dtype == torch.float64 else bias_of
     for number in (DIRECTED, ONSITE) if len(matrix) == 2 else (ALL,):
         rows = FEW if number == ONSITE else ROWS
         grid = (triton.cdiv(n, SEARCHED if number == ONSITE else rows) * len(units.table),)
@@ -384,7 +390,7 @@ def _run(
             matrix,
             bias,
             bias_of,
-            onsite.view(torch.uint8),
+            _flags(onsite, x),
             units.table,
             y,
             y if parts is None else parts,
@@ -406,7 +412,8 @@ def _run(
             CHUNK=CHUNK,
             PRECISION=precision,
             num_warps=4 if precision != "ieee" else 8,  # exact products hold both operands of a step in registers
-            maxnreg=128 if precision == "ieee" else 255,  # else the compiler aims at more programs and spills
+            # else the compiler aims at more programs and spills
+            maxnreg=128 if precision == "ieee" and x.dtype == torch.float32 else 255,
             num_stages=1,
         )
     return y
@@ -487,7 +494,7 @@ def _weight_gradient(
             grad,
             x,
             heads,
-            onsite.view(torch.uint8),
+            _flags(onsite, x),
             units,
             part,
             n,
