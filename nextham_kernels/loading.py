@@ -29,7 +29,7 @@ __all__ = [
 
 _KERNELS = {
     "bloch_sum": {"cpu": "cpp", "cuda": "cupy"},
-    "blocks_to_irreps": {"cpu": "cpp", "cuda": "reference"},
+    "blocks_to_irreps": {"cpu": "cpp", "cuda": "triton"},
     "edge_linear": {"cpu": "cpp", "cuda": "triton"},
     "edge_tensor_product": {"cpu": "cpp", "cuda": "triton"},
     "edge_wigner": {"cpu": "cpp", "cuda": "triton"},
@@ -37,7 +37,7 @@ _KERNELS = {
     "gram": {"cpu": "cpp", "cuda": "triton"},
     "gram_apply": {"cpu": "cpp", "cuda": "triton"},
     "grid_integrals": {"cpu": "cpp", "cuda": "reference"},
-    "irreps_to_blocks": {"cpu": "cpp", "cuda": "reference"},
+    "irreps_to_blocks": {"cpu": "cpp", "cuda": "triton"},
     "layer_norm_silu": {"cpu": "cpp", "cuda": "triton"},
     "layer_norm_silu_vjp": {"cpu": "cpp", "cuda": "triton"},
     "norm": {"cpu": "cpp", "cuda": "triton"},

@@ -277,3 +277,31 @@ def test_contract():
     torch.library.opcheck(
         torch.ops.nextham.irreps_to_blocks, (harness.leaf(x), torch.arange(128), [0, 1], [0, 1], "uu")
     )
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("columns", [None, COLUMNS])
+@pytest.mark.parametrize("spin", ["none", *SPINS])
+def test_gpu_kernel(spin, columns):
+    shells = CASES["small"]
+    spinor, columns = spin != "none", columns or shells
+    blocks = inputs("small", spinor, 9, columns)
+    blocks = torch.view_as_real(blocks) if spinor else blocks
+    dim = block_irreps(shells, spinor, columns).dim
+    places = some_places(dim, dim + 5)
+    places[3] = places[places >= 0][0]  # two components at one place
+    width = dim + 5
+    settings = list(shells), list(columns)
+    if spin in ("none", "spinor"):
+        harness.assert_gpu_kernel(
+            "blocks_to_irreps blocks_to_irreps_backward",
+            lambda blocks, places: torch.ops.nextham.blocks_to_irreps(blocks, places, *settings, width),
+            lambda blocks, places: reference.blocks_to_irreps(blocks, places, *settings, width),
+            {"blocks": blocks, "places": places},
+        )
+    harness.assert_gpu_kernel(
+        "irreps_to_blocks irreps_to_blocks_backward",
+        lambda x, places: torch.ops.nextham.irreps_to_blocks(x, places, *settings, spin),
+        lambda x, places: reference.irreps_to_blocks(x, places, *settings, spin),
+        {"x": harness.random(9, width), "places": places},
+    )

@@ -47,6 +47,7 @@ _to_irreps = define(
     cpu.to_irreps_forward,
     cpu.to_irreps_backward,
     cpu.irreps_like,
+    gpu=("blocks_irreps.kernel.to_irreps_forward", "blocks_irreps.kernel.to_irreps_backward"),
 )
 _to_blocks = define(
     "irreps_to_blocks",
@@ -55,6 +56,7 @@ _to_blocks = define(
     cpu.to_blocks_forward,
     cpu.to_blocks_backward,
     cpu.blocks_like,
+    gpu=("blocks_irreps.kernel.to_blocks_forward", "blocks_irreps.kernel.to_blocks_backward"),
 )
 
 
