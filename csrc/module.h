@@ -117,7 +117,8 @@ class Module {
   X(superposition) \
   X(tensor_product) \
   X(tracegrad) \
-  X(two_center)
+  X(two_center) \
+  X(xc_potential)
 // clang-format on
 
 #define NEXTHAM_DECLARE(op) void bind_##op(Module& m);

@@ -71,4 +71,37 @@ inline Vector<T> sigmoid_of_lanes(Vector<T> x) {
   return y;
 }
 
+// log x of a positive normal number: x = 2^e m with √½ ≤ m < √2 and log m = 2 artanh((m − 1)/(m + 1)), whose series
+// ends below the last place; absolute error of an epsilon around 1.
+inline float log_of(float x) {
+  const std::int32_t bits = same_bits<std::int32_t>(x) - 0x3f3504f3, e = bits >> 23;
+  const float m = same_bits<float>((bits & 0x7fffff) + 0x3f3504f3);
+  const float z = (m - 1.0f) / (m + 1.0f), z2 = z * z;
+  float p = 1.0f / 9;
+  p = p * z2 + 1.0f / 7;
+  p = p * z2 + 1.0f / 5;
+  p = p * z2 + 1.0f / 3;
+  p = p * z2 + 1.0f;
+  return static_cast<float>(e) * 0.693147181f + 2 * z * p;
+}
+
+inline double log_of(double x) {
+  const std::int64_t bits = same_bits<std::int64_t>(x) - 0x3fe6a09e667f3bcd, e = bits >> 52;
+  const double m = same_bits<double>((bits & 0xfffffffffffff) + 0x3fe6a09e667f3bcd);
+  const double z = (m - 1.0) / (m + 1.0), z2 = z * z;
+  double p = 1.0 / 23;
+  p = p * z2 + 1.0 / 21;
+  p = p * z2 + 1.0 / 19;
+  p = p * z2 + 1.0 / 17;
+  p = p * z2 + 1.0 / 15;
+  p = p * z2 + 1.0 / 13;
+  p = p * z2 + 1.0 / 11;
+  p = p * z2 + 1.0 / 9;
+  p = p * z2 + 1.0 / 7;
+  p = p * z2 + 1.0 / 5;
+  p = p * z2 + 1.0 / 3;
+  p = p * z2 + 1.0;
+  return static_cast<double>(e) * 0.693147180559945309 + 2 * z * p;
+}
+
 }  // namespace NEXTHAM_ISA

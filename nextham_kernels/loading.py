@@ -53,6 +53,7 @@ _KERNELS = {
     "tensor_product_conv": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_linear": {"cpu": "cpp", "cuda": "triton"},
     "two_center": {"cpu": "cpp", "cuda": "triton"},
+    "xc_potential": {"cpu": "cpp", "cuda": "reference"},
 }
 """Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""
 

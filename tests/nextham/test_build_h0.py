@@ -11,7 +11,8 @@ import torch
 from basis_files import orb_text, upf_text
 from gaussian_orbitals import harmonics, radial
 
-from nextham.h0 import AtomicFiles, build_h0, build_pieces, local_potential, overlap_and_kinetic, xc
+from nextham.h0 import AtomicFiles, build_h0, build_pieces, local_potential, overlap_and_kinetic
+from nextham.h0.xc import functional_named
 from nextham.io.csr import read_blocks
 from nextham.io.packed_sample import read_packed
 from nextham.io.stru import read_stru
@@ -19,6 +20,7 @@ from nextham.metrics import band_error, gauge_mae
 from nextham.structure import Structure
 from nextham.units import BOHR, RYDBERG, SYMBOLS
 from nextham_kernels.clebsch_gordan import wigner_d
+from nextham_kernels.ops.xc_potential import reference
 
 # A cell that is smaller than the orbitals reach.
 CELL = np.array([[3.9, 0.2, 0.1], [0.4, 4.1, -0.3], [-0.2, 0.3, 3.4]])
@@ -104,7 +106,8 @@ def potential_at(points):
     hessian, g = torch.stack(rows, dim=1), g.detach()
     curved = torch.einsum("pi,pij,pj->p", g, hessian, g)
     laplacian = hessian.diagonal(dim1=1, dim2=2).sum(1)
-    return v + xc.potential("pbe", n.detach(), g.square().sum(1), laplacian, curved).numpy()
+    fields = torch.stack([n.detach(), g.square().sum(1), laplacian, curved], dim=1)
+    return v + reference.xc_potential(fields, "pbe").numpy()
 
 
 def expected_block(i, j, R):
@@ -258,6 +261,13 @@ def test_contract(files, tmp_path):
         Structure(np.ones((3, 3)), POSITIONS, STRUCTURE.numbers)
     with pytest.raises(OSError, match="there is no orbital file for Si"):
         AtomicFiles.read(tmp_path, [14])
+
+
+def test_functional_names():
+    assert functional_named("SLA-PW-PBX-PBC") == functional_named("pbe") == "pbe"
+    assert functional_named("PZ") == "lda"
+    with pytest.raises(ValueError, match=r"functional: expected PBE or LDA \(PZ\), got 'SCAN'"):
+        functional_named("SCAN")
 
 
 def compare(structure, reference, directory, kpoints):

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from nextham.h0.radial import simpson_weights
+from nextham.h0.table_cache import cached_table, content_key
 from nextham.io.upf import Pseudopotential
 
 __all__ = ["AtomicFields"]
@@ -64,6 +65,14 @@ class AtomicFields:
         Raises:
             ValueError: the pseudopotential has no electrons.
         """
+        core = () if pseudo.core is None else (pseudo.core,)
+        parts = (pseudo.local, pseudo.rho, *core, pseudo.valence, pseudo.dr, q_max, dr, MOST, DENSITY_TAIL)
+        table = cached_table("fields", content_key((*parts, POTENTIAL_TAIL)), lambda: cls._table(pseudo, q_max, dr))
+        return cls(dr, np.ascontiguousarray(table[:4]), float(table[4, 0]))
+
+    @staticmethod
+    def _table(pseudo: Pseudopotential, q_max: float, dr: float) -> np.ndarray:
+        """The functions on the mesh and, in a fifth row, the second moment."""
         # An odd number of points, for Simpson's rule; ABACUS drops the last point too.
         mesh = (min(len(pseudo.local), round(MOST / pseudo.dr) + 1) + 1) // 2 * 2 - 1
         r, weights = pseudo.r[:mesh], simpson_weights(mesh, pseudo.dr)
@@ -88,7 +97,7 @@ class AtomicFields:
         values = np.stack([j0 @ (back * potential_q), j0 @ (back * density_q), slope, curvature])
         large = (np.abs(values[0]) > POTENTIAL_TAIL) | (np.abs(values[1]) > DENSITY_TAIL)
         end = min(int(np.flatnonzero(large).max(initial=0)) + 2, len(out))
-        return cls(dr, values[:, :end], float(weights @ (shell * r**2)))
+        return np.concatenate([values[:, :end], np.full((1, end), weights @ (shell * r**2))])
 
 
 def _neutral(pseudo: Pseudopotential, r: np.ndarray, shell: np.ndarray) -> np.ndarray:

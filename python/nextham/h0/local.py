@@ -3,7 +3,7 @@
     V_ab(R) = Σ_p φ_a(r_p) [Σ_A V_NA(r_p − τ_A) + v_xc(r_p) + (4π/3Ω) Σ_A ∫ r² ρ_A d³r] φ_b(r_p − R) dV
 
 Work goes through the grid brick by brick: of some bricks at a time the superposed density and potential
-(`nextham_kernels.ops.superposition`), exchange and correlation (`xc`), and the matrix elements
+(`nextham_kernels.ops.superposition`), exchange and correlation (`.xc_potential`), and the matrix elements
 (`nextham_kernels.ops.grid_integrals`).
 """
 
@@ -18,15 +18,17 @@ from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from scipy.spatial import cKDTree
 
 from nextham.blocks import Blocks
-from nextham.h0 import xc
 from nextham.h0.density import AtomicFields
 from nextham.h0.grid import BRICK, AtomsOfBricks, Grid, Images, atoms_of_bricks, images_within
+from nextham.h0.resolution import grid_cutoff
+from nextham.h0.xc import functional_named
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.structure import Structure
 from nextham.units import RYDBERG, SYMBOLS
 from nextham_kernels.ops.grid_integrals import grid_integrals
 from nextham_kernels.ops.superposition import superposition
+from nextham_kernels.ops.xc_potential import xc_potential
 
 __all__ = ["local_potential"]
 
@@ -58,8 +60,8 @@ def local_potential(
         overlap: S of the structure (`overlap_and_kinetic`), for its edges.
         orbitals: atomic number → orbitals.
         pseudopotentials: atomic number → pseudopotential.
-        energy_cutoff: of the grid, Ry; None takes four times that of the orbitals, as a plane-wave grid for their
-            density has.
+        energy_cutoff: of the grid, Ry; None takes what the elements need (`resolution`): four times that of the
+            orbitals, as ABACUS's grid for their density has, or half or some times of that.
         functional: `pbe` or `lda`; None takes that of the pseudopotentials.
         memory_budget: bytes for what the grid needs beside the result; by default 256 MB.
         progress: called with (bricks of the grid done, all bricks).
@@ -83,7 +85,9 @@ def local_potential(
     density_cutoff = 4 * max(orbitals[z].energy_cutoff for z in species)
     fields = {z: AtomicFields.of(pseudopotentials[z], math.sqrt(density_cutoff)) for z in species}
     reach = {z: orbitals[z].dr * (orbitals[z].radial.shape[1] - 1) for z in species}
-    grid = Grid.of(structure, density_cutoff if energy_cutoff is None else energy_cutoff, max(reach.values()))
+    if energy_cutoff is None:
+        energy_cutoff = max(grid_cutoff(orbitals[z], fields[z], functional) for z in species)
+    grid = Grid.of(structure, energy_cutoff, max(reach.values()))
     volume = abs(float(np.linalg.det(grid.cell)))
     zero = 4 * math.pi / (3 * volume) * sum(fields[int(z)].second_moment for z in structure.numbers)
     fields_near = _Near(structure, grid, {z: f.reach for z, f in fields.items()})
@@ -101,7 +105,7 @@ def local_potential(
             near = AtomsOfBricks(np.concatenate([[0], near.starts[1:][alive]]), near.image)
             boxes = torch.from_numpy(bricks)
             v = superposition(*fields_near.arrays(fields_near.of(bricks)), boxes, step, *field_table)
-            potential = v[:, 0] + xc.potential(functional, *v[:, 1:].unbind(1)) + zero
+            potential = v[:, 0] + xc_potential(v[:, 1:].contiguous(), functional) + zero
             table, starts, edges = pairs.of(near)
             sizes = overlap.sizes[edges]
             ends = np.cumsum(sizes)
@@ -124,7 +128,7 @@ def local_potential(
 
 
 def _common_functional(pseudopotentials: Mapping[int, Pseudopotential], species: list[int]) -> str:
-    names = {xc.functional_named(pseudopotentials[z].functional) for z in species}
+    names = {functional_named(pseudopotentials[z].functional) for z in species}
     if len(names) > 1:
         raise ValueError(f"pseudopotentials: expected one functional, got {' and '.join(sorted(names))}")
     return names.pop()
