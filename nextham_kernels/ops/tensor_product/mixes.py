@@ -133,9 +133,8 @@ def _stacked(text: Text, names: list[str]) -> str:
     return f"tl.reshape(tl.permute(tl.reshape({joined}, (R, C, {size})), (0, 2, 1)), (R * {size}, C))"
 
 
-def _unstacked(text: Text, name: str, dim: int) -> list[str]:
+def _unstacked(text: Text, name: str, dim: int, size: int) -> list[str]:
     """Components of lanes from a matrix [rows × components, pairs]."""
-    size = power_of_two(dim)
     text.add(f"{name} = tl.reshape(tl.permute(tl.reshape({name}, (R, {size}, C)), (0, 2, 1)), (R * C, {size}))")
 
     def halves(part: str, size: int) -> list[str]:
@@ -149,10 +148,10 @@ def _unstacked(text: Text, name: str, dim: int) -> list[str]:
     return halves(name, size)[:dim]
 
 
-def _stacked_rows(text: Text, term: Term, tensor: str, d: int) -> tuple[str, str]:
+def _stacked_rows(text: Text, term: Term, tensor: str, d: int, least: int = 1) -> tuple[str, str]:
     """Where the numbers [rows × components, outputs] of a block of the result lie, and which exist."""
     dim = term.dims[2]
-    size = power_of_two(dim)
+    size = max(least, power_of_two(dim))
     key = ("stack", size)
     if key not in text.known:
         text.add(
@@ -307,14 +306,17 @@ def _pull(
     loop = f"o0 in range(0, {term.outputs} * once, {outputs})"
     first = f"output = {'o0' if several else '0'} + tl.arange(0, {outputs})"
     if shared:
-        text.add(f"f{n} = tl.zeros((R * {power_of_two(term.dims[2])}, C), dtype=T)")
+        # Two components at least: unstacked by a split, they leave the tensor cores' layout, in which a scalar's
+        # gradient would be four numbers for each thread, and with it all that it meets.
+        size = max(2, power_of_two(term.dims[2]))
+        text.add(f"f{n} = tl.zeros((R * {size}, C), dtype=T)")
         with text.loop(loop, several):
             text.add(first)
-            place, there = _stacked_rows(text, term, "g", sizes.dims[2])
+            place, there = _stacked_rows(text, term, "g", sizes.dims[2], 2)
             text.add(f"grad = tl.load({place}, mask={there}, other=0.0)")
             _matrix(text, term, "output[:, None]", "[None, :]", f"output[:, None] < {term.outputs}")
             text.add(f"f{n} = tl.dot(grad, matrix, f{n}, input_precision=P, out_dtype=T)")
-        of_t = _unstacked(text, f"f{n}", term.dims[2])
+        of_t = _unstacked(text, f"f{n}", term.dims[2], size)
     else:
         t = text.product(term, *((a, b) if term.lane == 0 else (b, a)), weight) if mix else []
         of_t = [f"f{n}_{k}" for k in range(term.dims[2])]
