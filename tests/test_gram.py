@@ -183,6 +183,7 @@ def test_gpu_kernel(op, case, edge):
         lambda **tensors: kernel(*tensors.values(), irreps, edge),
         lambda **tensors: plain(*tensors.values(), irreps, edge),
         inputs(op, case, 3 if case == "production" else 9),
+        second=case != "production",
     )
     if op == "gram" and case != "production":
         harness.assert_gpu_kernel(

@@ -37,6 +37,7 @@ _gram = define(
     cpu.gram,
     cpu.gram_backward,
     lambda x, y, irreps, edge: x.new_empty(x.shape[0], n_pairs(irreps)),
+    linear_part=lambda i, irreps, edge: (irreps, edge),
     gpu=("gram.kernel.gram", "gram.kernel.gram_backward"),
 )
 _apply = define(
@@ -46,6 +47,7 @@ _apply = define(
     cpu.gram_apply,
     cpu.gram_apply_backward,
     lambda c, x, irreps, edge: torch.empty_like(x),
+    linear_part=lambda i, irreps, edge: (irreps, edge),
     gpu=("gram.kernel.gram_apply", "gram.kernel.gram_apply_backward"),
 )
 

@@ -6,10 +6,22 @@ multiplicities first, and a walk over the channels. The lanes of a warp read nei
 edge frame, from the first-level cache after the first time; tables say where.
 
 NextHAM per edge, float32: gram reads 392 (or twice 392) numbers and writes 980, 5.5 kB; gram_apply reads 980 + 392 and
-writes 392, 7.1 kB. 2,532 and 4,672 multiply-adds. 1.3 ns and 1.6 ns at 4.3 TB/s. What follows and precedes them in
-TraceGrad, [e, 980] by [980, 256] and back, is a large dense product, 0.5 Mflop each (7.5 ns in float32, 1 ns in tf32
-at the data sheet's rates of an H200), which cuBLAS does near its peak; to keep the 980 numbers on chip would save 2 ns
-of memory each, and less for chunks of edges that stay in the second-level cache.
+writes 392, 7.1 kB. 2,532 and 4,672 multiply-adds. 1.3 ns and 1.6 ns at 4.3 TB/s.
+
+Why they are not one kernel with the rest of TraceGrad, per edge and call in inference:
+
+    G = gram(x, x)             392 → 980                                5.5 kB
+    h_0 = G A + b              980 → 256, 251 k multiply-adds, cuBLAS   4.9 kB
+    h_1, v_0                   256 → 256, 65 k each, cuBLAS             2.0 kB each
+    layer_norm_silu and vjp    256 → 256, one and two                   2.0 kB, 3.1 kB each
+    C = g_0 Aᵀ                 256 → 980, 251 k, cuBLAS                 4.9 kB
+    g = gram_apply(C, x)       980 + 392 → 392                          7.1 kB
+    x′ = x + s g               two norms and a sum                      7.8 kB
+
+The products take 19 ns of an H200 in float32 and 2.6 ns in tf32 at the data sheet's rates, and cuBLAS comes near
+these; the 44 kB take 10 ns, less where a chunk of edges stays in the second-level cache (10,000 edges: 39 MB of G).
+Keeping G and C on chip would save 15.7 kB, 3.6 ns, but stream A twice (2 MB) for every tile of edges, for 64 of them
+31 kB per edge from the second-level cache: about as much as it saves.
 """
 
 from __future__ import annotations

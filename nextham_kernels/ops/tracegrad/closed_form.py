@@ -208,6 +208,6 @@ def _sweep(
         g = ops.layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], eps)
         if j:
             v[j - 1] = g @ layers[j - 1][2]
-    g = 2 * ops.gram_apply(g @ forms.T, x, irreps, edge)
-    scale = residual * x.norm(dim=1, keepdim=True) / (g.norm(dim=1, keepdim=True) + 1e-5)
-    return x + scale * g, scale, z, h[: len(layers)], v
+    g = ops.gram_apply(g @ forms.T, x, irreps, edge)  # half of it
+    scale = residual * x.norm(dim=1, keepdim=True) / (2 * g.norm(dim=1, keepdim=True) + 1e-5)
+    return torch.addcmul(x, scale, g, value=2), scale, z, h[: len(layers)], v
