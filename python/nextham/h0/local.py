@@ -30,7 +30,7 @@ from nextham_kernels.ops.grid_integrals import grid_integrals
 from nextham_kernels.ops.superposition import superposition
 from nextham_kernels.ops.xc_potential import xc_potential
 
-__all__ = ["local_potential"]
+__all__ = ["default_energy", "local_potential"]
 
 SPACING = 0.01
 """Length of an interval of the orbitals' cubics, Bohr: that of the published files."""
@@ -82,11 +82,10 @@ def local_potential(
     budget = BUDGET if memory_budget is None else memory_budget
     if not budget > 0:
         raise ValueError(f"memory_budget: expected a positive number of bytes, got {memory_budget}")
-    density_cutoff = 4 * max(orbitals[z].energy_cutoff for z in species)
-    fields = {z: AtomicFields.of(pseudopotentials[z], math.sqrt(density_cutoff)) for z in species}
+    fields = _fields(orbitals, pseudopotentials, species)
     reach = {z: orbitals[z].dr * (orbitals[z].radial.shape[1] - 1) for z in species}
     if energy_cutoff is None:
-        energy_cutoff = max(grid_cutoff(orbitals[z], fields[z], functional) for z in species)
+        energy_cutoff = default_energy(orbitals, pseudopotentials, species, functional)
     grid = Grid.of(structure, energy_cutoff, max(reach.values()))
     volume = abs(float(np.linalg.det(grid.cell)))
     zero = 4 * math.pi / (3 * volume) * sum(fields[int(z)].second_moment for z in structure.numbers)
@@ -125,6 +124,32 @@ def local_potential(
         if progress:
             progress(done, grid.n_bricks)
     return _with_transposes(overlap.like(result), pairs.half)
+
+
+def default_energy(
+    orbitals: Mapping[int, OrbFile],
+    pseudopotentials: Mapping[int, Pseudopotential],
+    species: list[int],
+    functional: str | None = None,
+) -> float:
+    """Returns the energy of the grid that `local_potential` takes by default, Ry: that of the element with the largest.
+
+    Args:
+        orbitals: atomic number → orbitals.
+        pseudopotentials: atomic number → pseudopotential.
+        species: atomic numbers.
+        functional: `pbe` or `lda`; None takes that of the pseudopotentials.
+    """
+    functional = functional or _common_functional(pseudopotentials, species)
+    fields = _fields(orbitals, pseudopotentials, species)
+    return max(grid_cutoff(orbitals[z], fields[z], functional) for z in species)
+
+
+def _fields(
+    orbitals: Mapping[int, OrbFile], pseudopotentials: Mapping[int, Pseudopotential], species: list[int]
+) -> dict[int, AtomicFields]:
+    q_max = math.sqrt(4 * max(orbitals[z].energy_cutoff for z in species))
+    return {z: AtomicFields.of(pseudopotentials[z], q_max) for z in species}
 
 
 def _common_functional(pseudopotentials: Mapping[int, Pseudopotential], species: list[int]) -> str:
