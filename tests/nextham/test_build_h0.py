@@ -1,6 +1,7 @@
 """H of step zero: against quadrature with self-made atoms, its symmetries, and against ABACUS."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from basis_files import orb_text, upf_text
 from gaussian_orbitals import harmonics, radial
 
 from nextham.h0 import AtomicFiles, build_h0, build_pieces, local_potential, overlap_and_kinetic
+from nextham.h0.local import default_energy
 from nextham.h0.xc import functional_named
 from nextham.io.csr import read_blocks
 from nextham.io.packed_sample import read_packed
@@ -261,6 +263,23 @@ def test_contract(files, tmp_path):
         Structure(np.ones((3, 3)), POSITIONS, STRUCTURE.numbers)
     with pytest.raises(OSError, match="there is no orbital file for Si"):
         AtomicFiles.read(tmp_path, [14])
+
+
+def test_default_grid(files):
+    """Soft atoms take half the usual energy; a density with a sharp peak takes more."""
+    assert default_energy(files.orbitals, files.pseudopotentials, [1, 14]) == 200.0
+    hydrogen = files.pseudopotentials[1]
+    r = hydrogen.r
+    sharp = replace(hydrogen, rho=hydrogen.rho + 4 * np.pi * r**2 * 30 * np.exp(-40 * r**2), valence=1.0)
+    assert default_energy(files.orbitals, {1: sharp}, [1]) > 400.0
+
+
+@pytest.mark.shared
+def test_default_grid_of_elements(shared):
+    files = AtomicFiles.read(shared / "data/basis", [6, 11, 14])
+    found = [default_energy(files.orbitals, files.pseudopotentials, [z]) for z in (6, 11, 14)]
+    assert found == [400.0, 600.0, 200.0]
+    assert default_energy(files.orbitals, files.pseudopotentials, [14, 6]) == 400.0
 
 
 def test_functional_names():
