@@ -220,3 +220,19 @@ def test_a_folder_that_cannot_be_written_is_replaced(tmp_path, monkeypatch):
     generated.folder.cache_clear()
     assert generated.folder().is_dir() and generated.folder() != tmp_path / "file"
     generated.folder.cache_clear()
+
+
+def test_the_sum_over_rows_is_shared_out_whatever_the_rows_own_weights(monkeypatch):
+    first = product("2x0e", "1x0e", "2x0e", [(0, 0, 0, "uvu", True)])
+    second = product("2x0e", "1x0e", "3x0e", [(0, 0, 0, "uvw", True)])
+    tiles = []
+    with harness.on_gpu() as device:
+        from nextham_kernels.ops.tensor_product import kernel
+
+        monkeypatch.setattr(kernel, "_run", lambda program, calls, x: tiles.extend(calls))
+        monkeypatch.setattr(kernel, "PARTS", 24)
+        given = [t.to(device) for t in inputs(first, False, 500).values()]
+        arguments = (*given, harness.random(second.n_weights).to(device), first.word, second.word)
+        kernel.backward_linear(harness.random(500, 3).to(device), *arguments, [True] * 4)
+    (runs,) = [n for k, n, _ in tiles if k.weights]
+    assert runs == 4  # 24 numbers for six weights

@@ -125,7 +125,8 @@ def _backward(
         parts.append(x.new_empty(program.parts[i], *size) if program.parts[i] else empty)
     own, of_mix = empty, empty
     least = min((kernel.rows for kernel in program.kernels if kernel.weights), default=1)
-    runs = n_x if graph else max(1, min(RUNS, triton.cdiv(n, least), PARTS // max(1, weight.numel(), mix.numel())))
+    numbers = max([1, *(len(t) for t in (weight, mix) if t.ndim == 1)])
+    runs = n_x if graph else max(1, min(RUNS, triton.cdiv(n, least), PARTS // numbers))
     if needs[2]:
         own = torch.empty_like(weight) if weight.ndim == 2 else x.new_empty(runs, len(weight))
     if mix is weight:

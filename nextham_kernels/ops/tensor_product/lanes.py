@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nextham_kernels.clebsch_gordan import wigner_3j
+from nextham_kernels.ops.tensor_product.plan import ZERO
 from nextham_kernels.ops.tensor_product.reference import Path, Product
 
 __all__ = ["Term", "other_view", "terms"]
-
-ZERO = 1e-9
-"""Coefficients below are rounding noise (see plan.py)."""
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,8 @@ def backward(
         conv: rows are edges, x and its gradient nodes.
     """
     found: list[list[View]] = []
-    for view in sorted(
-        _views(terms, needs, sizes), key=lambda view: (view[0].lane, view[0].lanes, _lane_block(view[0]))
-    ):
-        fits = bool(found) and (found[-1][0][0].lane, found[-1][0][0].lanes) == (view[0].lane, view[0].lanes)
+    for view in sorted(_views(terms, needs, sizes), key=_order):
+        fits = bool(found) and _order(found[-1][0])[:2] == _order(view)[:2]
         fits = fits and cost_of([t for t, *_ in (*found[-1], view)]) <= BACKWARD
         fits = fits and not (conv and found[-1][0][0].blocks[0] != view[0].blocks[0])
         found[-1].append(view) if fits else found.append([view])
