@@ -24,8 +24,9 @@ from nextham.io.errors import FileError
 from nextham.kspace import eigenvectors_at
 from nextham.losses import LossSettings, total_loss
 from nextham.metrics import gauge_mae
-from nextham.model import Ensemble, NextHAMConfig, load, predict_delta
+from nextham.model import Ensemble, NextHAMConfig, load, predict_delta, save_published
 from nextham.train import Trainer, TrainingError, TrainSettings, read_settings, settings_to_yaml
+from nextham.train.parallel import Processes
 from nextham.train.record import read_history
 from nextham.train.samples import BandSolver, SampleStore, packed_batches
 from nextham.train.settings import KPointSettings, OptimizerSettings, settings_from_dict
@@ -362,6 +363,36 @@ def test_two_processes_are_one(whole, data, tmp_path):
             assert a[name] == pytest.approx(b[name], rel=1e-7), (a["step"], name)
 
 
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
+def test_processes_exchange_where_they_compute(device, backend, monkeypatch):
+    asked = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
+    assert not Processes(device).first
+    assert asked == [backend]
+
+
+def test_running_mean(data, tmp_path):
+    """mean ← d · mean + (1 − d) · weights with d = min(ema, (1 + n)/(10 + n)) behind step n, from the first weights."""
+    settings = settings_of(data, tmp_path, optimizer={"ema": 0.15})
+    trainer = Trainer(settings)
+    expected = [p.detach().clone() for p in trainer.parameters]
+    for n, names in enumerate(trainer._batches(0)):
+        trainer._step(names, 0.0)
+        decay = min(0.15, (1 + n) / (10 + n))
+        expected = [decay * m + (1 - decay) * p.detach() for m, p in zip(expected, trainer.parameters, strict=True)]
+        trainer.step += 1
+    assert n == 1
+    for ours, theirs in zip(trainer.mean, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    before = [p.detach().clone() for p in trainer.parameters]
+    kept = [m.clone() for m in trainer.mean]
+    with trainer.averaged():
+        assert all(torch.equal(p, m) for p, m in zip(trainer.parameters, kept, strict=True))
+    assert all(torch.equal(p, b) for p, b in zip(trainer.parameters, before, strict=True))
+
+
 def test_not_finite_stops_with_the_sample(data, tmp_path):
     settings = settings_of(data, tmp_path, optimizer={"structures": 3})
     trainer = Trainer(settings)
@@ -399,6 +430,25 @@ def test_fine_tuning(whole, data, tmp_path):
     other = {"model": {"hidden": "5x0e+2x1o"}, "start_from": start}
     with pytest.raises(ValueError, match=r"^start_from: the weights in .* do not fit"):
         Trainer(settings_from_dict({"data": str(data), "output": str(tmp_path / "b"), **other}))
+
+
+def test_fine_tuning_from_the_published_files(data, tmp_path):
+    """Four files as published, weights drawn; one step of all networks."""
+    torch.manual_seed(1)
+    published = Ensemble(NextHAMConfig())
+    save_published(published, tmp_path / "v1")
+    settings = settings_of(
+        data, tmp_path / "run", model={}, start_from=str(tmp_path / "v1"), optimizer={"structures": 1},
+        run={"precision": "single", "stop_after_steps": 1},
+    )  # fmt: skip
+    trainer = Trainer(replace(settings, model={"target": "scalar"}))
+    assert trainer.ensemble.config == replace(NextHAMConfig(), target="scalar")
+    for ours, theirs in zip(trainer.ensemble.parameters(), published.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    trainer.run(say=str)
+    assert trainer.step == 1 and (tmp_path / "run" / "checkpoint.pth").exists()
+    moved = [not torch.equal(a, b) for a, b in zip(trainer.ensemble.parameters(), published.parameters(), strict=True)]
+    assert np.mean(moved) > 0.7  # all but the network from 1 to 2 Å, where silicon has no edge
 
 
 def test_tensorboard(data, tmp_path):

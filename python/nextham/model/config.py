@@ -12,10 +12,14 @@ from nextham_kernels.ops.blocks_irreps import block_irreps
 if TYPE_CHECKING:
     from e3nn import o3
 
-__all__ = ["NORMS", "TARGETS", "NextHAMConfig"]
+__all__ = ["NORMS", "READS", "TARGETS", "NextHAMConfig"]
 
 TARGETS = ("uu", "scalar", "scalar+vector")
 NORMS = ("published", "floor")
+READS = ("h0", "elements")
+
+_LATER = {"reads": "h0"}
+"""Settings that older model folders lack, and what they are there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,8 @@ class NextHAMConfig:
         norm: `published`, or `floor`, which leaves the rounding noise of symmetry-forbidden components alone.
         norm_floor: the floor of `floor`, relative to the whole feature vector. Noise of 1e-10 in H⁽⁰⁾ of ideal silicon
             changes ΔH by 8e-8 with floor 1, by 4e-5 with 0.3, by 6 % with 0.1, and wholly with the published norm.
+        reads: what the networks are given: `h0`, or `elements`, numbers that tell the elements in place of H⁽⁰⁾ (an
+            ablation; ΔH is still what they predict).
 
     Raises:
         ValueError: a setting that makes no network, in one sentence.
@@ -77,6 +83,7 @@ class NextHAMConfig:
     target: str = "uu"
     norm: str = "published"
     norm_floor: float = 1.0
+    reads: str = "h0"
 
     @classmethod
     def published_v1(cls) -> NextHAMConfig:
@@ -96,7 +103,7 @@ class NextHAMConfig:
         Raises:
             ValueError: an unknown or missing setting, or one that makes no network.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
+        names, values = [field.name for field in dataclasses.fields(cls)], {**_LATER, **values}
         for name in [*values, *names]:
             if name not in names:
                 raise ValueError(f"config: unknown setting {name!r}")
@@ -147,6 +154,8 @@ class NextHAMConfig:
             raise ValueError(f"config: target: expected 'scalar' without spin, got {self.target!r}")
         if self.norm not in NORMS:
             raise ValueError(f"config: norm: expected one of {', '.join(NORMS)}, got {self.norm!r}")
+        if self.reads not in READS:
+            raise ValueError(f"config: reads: expected one of {', '.join(READS)}, got {self.reads!r}")
 
     def _check_ranges(self) -> None:
         ends = [edge for pair in self.ranges for edge in pair]

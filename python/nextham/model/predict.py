@@ -9,6 +9,7 @@ import torch
 
 from nextham.blocks import Blocks
 from nextham.model.ensemble import Ensemble
+from nextham.model.reading import what_is_read
 from nextham.model.streaming import stream_delta
 
 __all__ = ["predict_delta"]
@@ -49,6 +50,7 @@ def predict_delta(
     absent = np.setdiff1d(np.arange(h0.graph.structure.n_atoms), present)
     if len(absent):
         raise ValueError(f"h0: atom {absent[0]} has no on-site block")
+    h0 = what_is_read(h0, config)
     if ensemble.engine == "edge_frame":
         return stream_delta(ensemble, h0, memory_budget, progress)
     if memory_budget is not None:

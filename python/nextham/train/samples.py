@@ -16,6 +16,7 @@ from nextham.graph import Graph
 from nextham.kspace import bloch_pairs, solve
 from nextham.model import Ensemble
 from nextham.model.edge_geometry import EdgeGeometry
+from nextham.model.reading import what_is_read
 from nextham.train.settings import KPointSettings
 
 __all__ = ["BandSolver", "PreparedSample", "SampleStore", "packed_batches"]
@@ -179,7 +180,7 @@ class SampleStore:
         vector = torch.as_tensor(graph.vector()[near]).to(self.device, self.dtype)
         return PreparedSample(
             name=name,
-            h0=self._read(h0.select(near)),
+            h0=self._read(what_is_read(h0.select(near), config)),
             overlap=self._read(s.on(graph).select(near).with_spin(h0.n_spin)) if self._with_overlap else None,
             src=src,
             dst=dst,

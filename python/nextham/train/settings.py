@@ -182,6 +182,8 @@ class TrainSettings:
         ordered = k.window is None or (len(k.window) == 2 and k.window[0] < k.window[1])
         _require("kpoints.window", ordered, "two ascending energies", k.window)
         _require("augment.gauge", self.augment.gauge >= 0, "0 or more", self.augment.gauge)
+        without = self.augment.gauge == 0 or self.model.get("reads", "h0") == "h0"
+        _require("augment.gauge", without, "0 where the networks do not read H0", self.augment.gauge)
         _require("optimizer.lr", o.lr > 0, "a positive rate", o.lr)
         _require("optimizer.epochs", o.epochs >= 1, "1 or more", o.epochs)
         _require("optimizer.schedule", o.schedule in ("epoch", "step"), "'epoch' or 'step'", o.schedule)
