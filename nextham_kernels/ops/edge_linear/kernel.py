@@ -464,8 +464,9 @@ def backward(
         grad_matrix = _weight_gradient(grad, x, heads, matrix, onsite, irreps_in, irreps_out)
     if needs[3]:
         grad_bias = torch.empty_like(bias)
-        grad_bias[:h] = heads.T @ scalars if len(bias) else 0
-        grad_bias[h:] = scalars.sum(0)
+        if len(bias):
+            grad_bias[:h] = heads.T @ scalars
+            grad_bias[h:] = scalars.sum(0)
     return [grad_x, grad_heads, grad_matrix, grad_bias, torch.empty_like(onsite)]
 
 
