@@ -1,6 +1,7 @@
 """accelerate and restore on a network of e3nn modules."""
 
 import copy
+import io
 
 import e3nn
 import harness
@@ -115,6 +116,38 @@ def test_compiled_model():
     compiled = torch.compile(model, backend="eager")
     nextham_kernels.accelerate(compiled)
     harness.assert_close(compiled(x, r), expected, harness.GOLDEN)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
+def test_scripted_and_compiled_submodules():
+    model = Network()
+    model.linear = torch.jit.script(o3.Linear("3x0e+4x1o", HIDDEN))
+    model.product = torch.compile(model.product, backend="eager")
+    expected = results(model)
+    report = nextham_kernels.accelerate(model)
+    assert report.kept["linear"] == "compiled by TorchScript as a whole; accelerate the model before scripting it"
+    assert report.replaced["product._orig_mod"] == "FullyConnectedTensorProduct"
+    harness.assert_close(results(model), expected, harness.GOLDEN)
+
+
+def test_copies_of_an_accelerated_model():
+    default = e3nn.get_optimization_defaults()["jit_mode"]
+    e3nn.set_optimization_defaults(jit_mode="eager")  # functions that torch compiles cannot be pickled
+    try:
+        model = Network()
+    finally:
+        e3nn.set_optimization_defaults(jit_mode=default)
+    nextham_kernels.accelerate(model)
+    expected = results(model)
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    for other in (copy.deepcopy(model), torch.load(stored, weights_only=False)):
+        assert type(other.product) is nn.FullyConnectedTensorProduct
+        harness.assert_close(results(other), expected)
+        assert nextham_kernels.restore(other) == len(REPLACED)
+    single = copy.deepcopy(model).float()(harness.random(4, 18).float(), harness.random(4, 3, seed=1).float())
+    assert single.dtype == torch.float32
 
 
 def test_other_devices_stay():

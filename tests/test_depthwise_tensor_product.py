@@ -15,6 +15,7 @@ CASES = {
     "small": ("3x0e+2x1o", "1x0e+1x1o", "0e+1o+1e"),
     "several_channels": ("2x1o+1x2e", "2x1o+1x0e", "0e+1e+2e+1o+3o"),
     "repeated": ("2x1o+1x0e+3x1o", "1x1o+1x1o", "1e+0e"),
+    "none": ("0x1o+2x1o+0x0e", "1x1o+0x2e", "1e+0e+1o"),
     "production": (HIDDEN, HARMONICS, HIDDEN),
 }
 

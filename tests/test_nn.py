@@ -184,6 +184,11 @@ def test_running_averages(case):
     harness.assert_close(ours.eval()(x), theirs.eval()(x))
 
 
+def test_paths_that_are_none_are_refused():
+    with harness.raises(ValueError, "(0, 0, 0, 'uuw'): expected weights"):
+        nn.TensorProduct("3x1o", "3x1o", "2x0e", [(0, 0, 0, "uuw", False)])
+
+
 def test_gate_uses_the_kernel_where_it_can():
     assert pair("gate")[1]._fused == "4x0e+3x1o+2x2e"
     assert pair("gate_odd")[1]._fused is None

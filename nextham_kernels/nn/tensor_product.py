@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from e3nn import o3
 
-from nextham_kernels.ops.tensor_product import Path, Product, tensor_product
+from nextham_kernels.ops.tensor_product import Path, Product, check_path, tensor_product
 
 __all__ = [
     "ElementwiseTensorProduct",
@@ -39,7 +39,13 @@ def as_rows(
 
 
 def product_of_module(module: o3.TensorProduct) -> Product:
-    """Returns the paths of a tensor product of e3nn, whose constructor has found their coefficients."""
+    """Returns the paths of a tensor product of e3nn, whose constructor has found their coefficients.
+
+    Raises:
+        ValueError: paths that e3nn refuses only when it generates its code.
+    """
+    for ins in module.instructions:
+        check_path((*ins[:5], 1.0), module.irreps_in1, module.irreps_in2, module.irreps_out)
     paths = tuple(Path(*ins[:4], bool(ins[4]), float(ins.path_weight)) for ins in module.instructions)
     return Product(module.irreps_in1, module.irreps_in2, module.irreps_out, paths)
 

@@ -9,12 +9,13 @@ Paths are counted block 1 first, then block 2, then l₃ ascending; that is the 
 (row-major [u, v]). The output's irreps are sorted by l, even parity first; within an irrep the paths' channels are
 stacked in path order. e3nn calls this `irrep_normalization='component'`, `path_normalization='none'`.
 
-It is linear in x, y and the weight; any derivative exists. Source: e3nn, `o3.TensorProduct`; Equiformer, Liao and
-Smidt (2022).
+It is linear in x, y and the weight; any derivative exists. The kernels are those of `tensor_product`. Source: e3nn,
+`o3.TensorProduct`; Equiformer, Liao and Smidt (2022).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ import torch
 from nextham_kernels.checks import check_irreps_dim, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
 from nextham_kernels.ops.depthwise_tensor_product import reference
+from nextham_kernels.ops.tensor_product import Path, Product, tensor_product
 
 if TYPE_CHECKING:
     from e3nn import o3
@@ -66,12 +68,31 @@ def depthwise_tensor_product(
     check_irreps_dim("y", y, irreps_y, irreps_y.dim)
     if len(y) != len(x):
         raise ValueError(f"y: expected {len(x)} edges as x, got {len(y)}")
-    _, n_weights = depthwise_irreps(irreps_x, irreps_y, irreps_keep)
+    product = _product(irreps_x, irreps_y, irreps_keep)
+    n_weights = product.n_weights
     if weight.shape not in ((n_weights,), (len(x), n_weights)):
         raise ValueError(
             f"weight: expected shape [{n_weights}] or [e, {n_weights}] with e = {len(x)}, got {list(weight.shape)}"
         )
-    return reference.depthwise_tensor_product(x, y, weight, irreps_x, irreps_y, irreps_keep)
+    return tensor_product(x, y, weight, product)
+
+
+@functools.cache
+def _product(irreps_x: o3.Irreps, irreps_y: o3.Irreps, irreps_keep: o3.Irreps) -> Product:
+    """The same paths, in the order of their weights, for the kernels of `tensor_product`."""
+    found = reference.paths(irreps_x, irreps_y, irreps_keep)
+    blocks = reference.output_order(found)
+    layout = irreps_of("+".join(f"{path.mul_x}x{path.ir}" for path in blocks))
+    first, second = irreps_x.slices(), irreps_y.slices()
+    return Product(
+        irreps_x,
+        irreps_y,
+        layout,
+        tuple(
+            Path(first.index(p.x), second.index(p.y), blocks.index(p), "uvu", True, (2 * p.ir.l + 1) ** 0.5)
+            for p in found
+        ),
+    )
 
 
 def depthwise_irreps(irreps_x: IrrepsLike, irreps_y: IrrepsLike, irreps_keep: IrrepsLike) -> tuple[o3.Irreps, int]:

@@ -7,16 +7,23 @@ The weight vector is laid out as e3nn's `Linear` (and the published `LinearRS`) 
 output block) of equal irrep, input-major, a matrix [mul_in, mul_out], row-major. The bias has one number per 0e output
 channel, in their order.
 
-Any derivative exists. Source: e3nn, `o3.Linear`, without path normalisation.
+Any derivative exists. The kernels are those of `tensor_product`. Source: e3nn, `o3.Linear`, without path normalisation.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
 
 import torch
 
 from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
 from nextham_kernels.ops.linear import reference
+from nextham_kernels.ops.tensor_product import Path, Product, tensor_product
+
+if TYPE_CHECKING:
+    from e3nn import o3
 
 __all__ = ["linear", "linear_fan_in", "linear_sizes"]
 
@@ -54,7 +61,26 @@ def linear(
     check_irreps_dim("x", x, irreps_in, irreps_in.dim)
     n_weights, n_bias = linear_sizes(irreps_in, irreps_out)
     check_shapes(weight=(weight, str(n_weights)), **({} if bias is None else {"bias": (bias, str(n_bias))}))
-    return reference.linear(x, weight, bias, irreps_in, irreps_out)
+    product, scalars = _product(irreps_in, irreps_out)
+    y = tensor_product(x, x.new_ones(len(x), 1), weight, product)
+    if bias is not None and n_bias:
+        y = y.index_add(1, scalars.to(x.device), bias.expand(len(x), -1))
+    return y
+
+
+@functools.cache
+def _product(irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> tuple[Product, torch.Tensor]:
+    """The same map as a product with the scalar 1, for the kernels of `tensor_product`; columns of the 0e channels."""
+    paths = tuple(
+        # C_i0k of an irrep and a scalar is δ_ik / √(2l + 1)
+        Path(i, 0, j, "uvw", True, ir.dim**0.5)
+        for i, (_, ir) in enumerate(irreps_in)
+        for j, (_, ir_out) in enumerate(irreps_out)
+        if ir == ir_out
+    )
+    slices = zip(irreps_out, irreps_out.slices(), strict=True)
+    columns = [torch.arange(s.start, s.stop) for (_, ir), s in slices if ir.is_scalar()]
+    return Product(irreps_in, irreps_of("0e"), irreps_out, paths), torch.cat([torch.arange(0), *columns])
 
 
 def linear_sizes(irreps_in: IrrepsLike, irreps_out: IrrepsLike) -> tuple[int, int]:

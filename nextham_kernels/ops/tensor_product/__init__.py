@@ -37,7 +37,7 @@ from nextham_kernels.ops.tensor_product import cpu, reference, vmap
 from nextham_kernels.ops.tensor_product.reference import Path, Product
 from nextham_kernels.registration import define
 
-__all__ = ["Path", "Product", "product", "tensor_product"]
+__all__ = ["Path", "Product", "check_path", "product", "tensor_product"]
 
 _op = define(
     "tensor_product",
@@ -133,7 +133,7 @@ def product(
     )
     paths = [(*map(int, i[:3]), i[3], bool(i[4]), float(i[5]) if len(i) > 5 else 1.0) for i in instructions]
     for path in paths:
-        _check_path(path, *irreps)
+        check_path(path, *irreps)
     terms = [_terms(path, *irreps) * var_1[path[0]] * var_2[path[1]] for path in paths]
     found = []
     for path, own_terms in zip(paths, terms, strict=True):
@@ -154,8 +154,12 @@ def _terms(path: tuple, *irreps: object) -> int:
     return sums[path[3]]
 
 
-def _check_path(path: tuple, *irreps: object) -> None:
-    """Raises where a path is none."""
+def check_path(path: tuple, *irreps: object) -> None:
+    """Checks a path (block of x, block of y, block of the result, mode, has weights, f_p).
+
+    Raises:
+        ValueError: it couples nothing, or does not fit its multiplicities.
+    """
     shown = f"instructions: {path[:4]}"
     for i, blocks in zip(path, irreps, strict=False):
         if not 0 <= i < len(blocks):
