@@ -8,8 +8,8 @@ computed on these grids too (Ry), and `--plot` draws their errors against the gr
 
 Columns: gauge MAE and largest element against ABACUS's H of step zero (meV); largest difference of the bands at three
 k-points (meV), of all levels below 20 eV; of S; of the elements that depend on spin or are imaginary (eV);
-and with `--egg-box` the egg-box error, the largest change of an element of V when all atoms are moved by (0.3, 0.4, 0.2) steps of the
-grid (meV).
+and with `--egg-box` the egg-box error, the largest change of an element of V when all atoms are moved by (0.3, 0.4,
+0.2) steps of the grid (meV).
 """
 
 import argparse
