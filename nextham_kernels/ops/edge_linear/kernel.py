@@ -412,8 +412,8 @@ def _run(
             CHUNK=CHUNK,
             PRECISION=precision,
             num_warps=4 if precision != "ieee" else 8,  # exact products hold both operands of a step in registers
-            # else the compiler aims at more programs and spills
-            maxnreg=128 if precision == "ieee" and x.dtype == torch.float32 else 255,
+            # With 255 it aims at more programs and spills; unaligned columns and doubles need more than 128.
+            maxnreg=128 if precision == "ieee" and x.dtype == torch.float32 and units.align == 4 else 255,
             num_stages=1,
         )
     return y
