@@ -1,6 +1,7 @@
 """edge_tensor_product against the product and the linear map on e3nn's axis."""
 
 import functools
+import importlib
 
 import harness
 import pytest
@@ -312,17 +313,19 @@ def test_contract():
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("case", ["tiny", "unordered", "nothing_to_reach", "odd_scalar", "scalars", "aligned"])
 def test_gpu_kernel(case, fused, monkeypatch):
+    # Two steps over the radial features, three slices of edges.
+    monkeypatch.setattr(importlib.import_module("nextham_kernels.ops.edge_tensor_product.kernel"), "SLICE", 8)
     arguments = {**CASES, "aligned": ("8x0e+8x1o", 1, "12x0e+8x1o")}[case]
     n_radial, n_weights = edge_tensor_product_sizes(*arguments)
     given = {
         "x": harness.random(harness.EDGES, irreps_of(arguments[0]).dim, seed=1),
-        "radial": harness.random(harness.EDGES, 5 if fused else n_radial, seed=2),
+        "radial": harness.random(harness.EDGES, 18 if fused else n_radial, seed=2),
         "linear_weight": harness.random(n_weights, seed=3),
         "bias": harness.random(len(edge_layout(irreps_of(arguments[2])).scalars), seed=4),
         "onsite": onsite_of(harness.EDGES),
     }
     if fused:
-        given["radial_weight"] = harness.random(n_radial, 5, seed=5)
+        given["radial_weight"] = harness.random(n_radial, 18, seed=5)
         given["radial_bias"] = harness.random(n_radial, seed=6)
 
     def kernel(x, radial, linear_weight, bias, onsite, radial_weight=None, radial_bias=None):
