@@ -103,12 +103,13 @@ def _on_meta(value: object) -> object:
     return value
 
 
-def compiled_kernels(capabilities: Sequence[int], functions: str = "") -> list[Kernel]:
+def compiled_kernels(capabilities: Sequence[int], functions: str = "", doubles: bool = True) -> list[Kernel]:
     """Compiles every launch of the recorded calls in a process of its own.
 
     Args:
         capabilities: compute capabilities, times ten.
         functions: only those whose name contains this.
+        doubles: in double precision as well, which takes twice as long.
 
     Raises:
         RuntimeError: something does not compile; the compiler's words are in the sentence.
@@ -116,7 +117,7 @@ def compiled_kernels(capabilities: Sequence[int], functions: str = "") -> list[K
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     root = Path(__file__).resolve().parents[1]
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (root, root / "python", os.environ.get("PYTHONPATH", ""))))
-    command = [sys.executable, "-m", "bench.offline", functions, *map(str, capabilities)]
+    command = [sys.executable, "-m", "bench.offline", functions, str(int(doubles)), *map(str, capabilities)]
     run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(f"kernels: they do not compile:\n{run.stderr[-4000:]}")
@@ -228,14 +229,14 @@ def _options(op: str, options: Sequence[str] = ()) -> object:
     return importlib.import_module("bench.__main__").parse(op, list(options))
 
 
-def op_calls() -> Iterator[Call]:
-    """Yields the calls of the benchmarks of single ops, in both precisions, on their first case."""
+def op_calls(dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
+    """Yields the calls of the benchmarks of single ops on their first case."""
     main = importlib.import_module("bench.__main__")
     for op in main.operations():
         if op in ("csr_text", "h0", "model", "network"):
             continue
         module = importlib.import_module(f"bench.bench_{op}")
-        for dtype, direction in itertools.product((torch.float32, torch.float64), module.DIRECTIONS):
+        for dtype, direction in itertools.product(dtypes, module.DIRECTIONS):
             arguments = _options(op, ["--direction", direction])
             problem = module.problem(arguments.case, dtype, torch.device("cpu"), arguments)
             run = next(iter(module.IMPLEMENTATIONS.values()))(problem)[direction]
@@ -245,7 +246,8 @@ def op_calls() -> Iterator[Call]:
 
 
 if __name__ == "__main__":
-    networks = itertools.product((False, True), ("si2",), (torch.float32, torch.float64))
-    every = [*(call for given in networks for call in network_calls(*given)), *op_calls()]
-    for kernel in _compile(every, [int(word) for word in sys.argv[2:]], sys.argv[1]):
+    kinds = (torch.float32, torch.float64)[: 1 + int(sys.argv[2])]
+    networks = itertools.product((False, True), ("si2",), kinds)
+    every = [*(call for given in networks for call in network_calls(*given)), *op_calls(kinds)]
+    for kernel in _compile(every, [int(word) for word in sys.argv[3:]], sys.argv[1]):
         print(json.dumps(dataclasses.asdict(kernel)), flush=True)

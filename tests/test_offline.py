@@ -13,8 +13,8 @@ pytestmark = pytest.mark.triton
 
 @pytest.fixture(scope="module")
 def kernels():
-    """One target, the one that is in use most; `python -m bench --static` compiles for all."""
-    return offline.compiled_kernels([90])
+    """One target, the one that is in use most; `python -m bench --static` compiles for all, and for doubles."""
+    return offline.compiled_kernels([90], doubles=False)
 
 
 def test_every_triton_function_of_the_network_is_compiled(kernels):
