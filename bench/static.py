@@ -71,7 +71,9 @@ def cost_of(call: Call) -> tuple[str, Cost] | None:
     flops = max(t.numel() for t in (*inputs, *results))
     if call.op in _PRODUCTS:
         flops = 2 * results[0].numel() * inputs[-1].shape[-2]
-    return f"{call.op} ({'torch' if call.op.startswith('aten') else 'reference: no count'})", Cost(moved, flops)
+    on_tensor_cores = call.op in _PRODUCTS and torch.get_float32_matmul_precision() != "highest"
+    cost = Cost(moved, 0, flops) if on_tensor_cores else Cost(moved, flops)
+    return f"{call.op} ({'torch' if call.op.startswith('aten') else 'reference: no count'})", cost
 
 
 def _tensors(value: object) -> list[torch.Tensor]:
@@ -159,6 +161,12 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--target", type=int, nargs="+", choices=sorted(SHARED_MEMORY), default=sorted(SHARED_MEMORY))
     parser.add_argument("--functions", default="", help="compile only kernels whose function's name contains this")
+    parser.add_argument(
+        "--precision",
+        choices=["highest", "high", "medium"],
+        default="highest",
+        help="of the products in the prediction (torch.set_float32_matmul_precision)",
+    )
     arguments = parser.parse_args(argv)
     kernels = compiled_kernels(arguments.target, arguments.functions)
     print(kernel_table(kernels))
@@ -169,6 +177,7 @@ def main(argv: Sequence[str]) -> int:
             f"{rates.matrix_flops / 1e12:.0f} Tflop/s tf32",
             end="",
         )
+    torch.set_float32_matmul_precision(arguments.precision)
     for training in (False, True):
         print(f"\n\n{'a training step' if training else 'inference'}, per edge of silicon, float32")
         print(prediction_table(prediction(training)))
