@@ -23,7 +23,7 @@ from bench.cases import TENSOR_PRODUCT, ProductCase
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_3j
 from nextham_kernels.ops.tensor_product import Product, product, reference, tensor_product
 
-__all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "label", "problem"]
+__all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "e3nn_product", "label", "problem"]
 
 CASES = TENSOR_PRODUCT
 DIRECTIONS = ("forward", "both", "second")
@@ -108,7 +108,12 @@ def plain(problem: Problem) -> Runs:
 
 def e3nn_module(problem: Problem) -> Runs:
     """e3nn's module with e3nn's settings."""
-    return _runs(problem, _module(problem.case, e3nn.get_optimization_defaults()["jit_mode"]).to(problem.x))
+    return _runs(problem, e3nn_product(problem))
+
+
+def e3nn_product(problem: Problem) -> o3.TensorProduct:
+    """Returns e3nn's module of a problem."""
+    return _module(problem.case, e3nn.get_optimization_defaults()["jit_mode"]).to(problem.x)
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from nextham.model.config import NextHAMConfig
 from nextham_kernels.clebsch_gordan import irreps_of
 
-__all__ = ["MODEL", "NETWORK", "TENSOR_PRODUCT", "ModelCase", "NetworkCase", "ProductCase"]
+__all__ = [
+    "EDGE_PRODUCT",
+    "MODEL",
+    "NETWORK",
+    "TENSOR_PRODUCT",
+    "EdgeProductCase",
+    "ModelCase",
+    "NetworkCase",
+    "ProductCase",
+]
 
 
 @dataclass(frozen=True)
@@ -145,4 +154,27 @@ NETWORK = {
     "nequip-l1": NetworkCase("32x0e+32x0o+32x1e+32x1o", 1, n_atoms=5),
     "nequip-l2": NetworkCase(_both(32, 2), 2, n_atoms=4),
     "nequip-l3": NetworkCase(_both(64, 3), 3, n_layers=3),
+}
+
+
+@dataclass(frozen=True)
+class EdgeProductCase:
+    """A product with the harmonics of edges and a linear map behind it.
+
+    Args:
+        irreps_in: features, and the irreps that the product keeps.
+        l_max: largest degree of the harmonics.
+        irreps_out: result.
+    """
+
+    irreps_in: str
+    l_max: int
+    irreps_out: str
+
+
+EDGE_PRODUCT = {
+    "mace-medium": EdgeProductCase("128x0e+128x1o", 3, "128x0e+128x1o"),
+    "nequip-l2": EdgeProductCase(_both(32, 2), 2, _both(32, 2)),
+    "deeph-e3": EdgeProductCase(_DEEPH, 5, _DEEPH),
+    "nextham": EdgeProductCase(_NEXTHAM, 5, _NEXTHAM),
 }

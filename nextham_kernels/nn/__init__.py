@@ -4,7 +4,8 @@ Each class that e3nn has too is a subclass of e3nn's and differs in its `forward
 checkpoints of e3nn (its constant `_w3j_…` entries are not needed and passed over), `isinstance` and `copy.deepcopy`
 work, and `nextham_kernels.accelerate` can turn the modules of an existing model into these and back.
 
-`TensorProductConv`, `TensorProductLinear` and `EdgeTensorProduct` do in one what e3nn needs several modules for.
+`TensorProductConv`, `RadialTensorProduct`, `TensorProductLinear` and `EdgeTensorProduct` do in one what e3nn needs
+several modules for.
 
 Results agree with e3nn's to the precision of e3nn's coefficients, which it stores in float32 (some 1e-7 relative).
 
@@ -20,6 +21,7 @@ from nextham_kernels.nn.batch_norm import BatchNorm
 from nextham_kernels.nn.edge_tensor_product import EdgeTensorProduct
 from nextham_kernels.nn.gate import Gate, NormActivation
 from nextham_kernels.nn.linear import Linear
+from nextham_kernels.nn.radial_tensor_product import RadialTensorProduct
 from nextham_kernels.nn.spherical_harmonics import SphericalHarmonics
 from nextham_kernels.nn.tensor_product import (
     ElementwiseTensorProduct,
@@ -40,6 +42,7 @@ __all__ = [
     "Gate",
     "Linear",
     "NormActivation",
+    "RadialTensorProduct",
     "SphericalHarmonics",
     "TensorProduct",
     "TensorProductConv",
