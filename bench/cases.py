@@ -51,13 +51,14 @@ TINY = NextHAMConfig(
 )
 """The published network with every size small: seconds to build, no size a multiple of another."""
 
-# The edges are those of H(0) below the cutoff: 42, 212, 1,272, 5,300 and (GaAs) 174.
+# The edges are those of H(0) below the cutoff: 42, 212, 1,272, 5,300, 50,880 and (GaAs) 174.
 MODEL = {
     "tiny": ModelCase("Si-1", cutoff=4.5, config=TINY),
     "si2": ModelCase("Si-1"),
     "si4": ModelCase("Si-1", (2, 1, 1)),
     "si12": ModelCase("Si-1", (3, 2, 1)),
     "si50": ModelCase("Si-1", (5, 5, 1)),
+    "si480": ModelCase("Si-1", (10, 8, 3)),
     "gaas": ModelCase("GaAs-1"),
 }
 
