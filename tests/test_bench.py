@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import record, timing
+from bench import picture, record, timing
 from bench.__main__ import main, max_rel_diff, operations
 from bench.bench_model import CASES, IMPLEMENTATIONS, problem, published, reference
 from bench.published import PublishedEnsemble
@@ -252,3 +252,20 @@ def test_published_network_is_the_published_code(shared):
         for name, value in (found | {"edge_ham_range2": irreps}).items():
             expected = torch.as_tensor(golden[name]).double()
             assert (value - expected).abs().max() <= 1e-6 * expected.abs().max(), (sample, name)
+
+
+def test_picture_of_the_stored_lines(tmp_path, capsys):
+    network = [{"case": "si2", "direction": "forward", "speedup": 3.0}]
+    products = [
+        {"case": f"{case}-1000", "dtype": "float32", "direction": direction, "speedup": 2.0}
+        for case in ("a", "b")
+        for direction in ("forward", "both", "backward")
+    ]
+    upper, lower = picture.draw(network, products).axes
+    assert [bar.get_width() for bar in upper.patches] == [3.0]
+    assert [bar.get_width() for bar in lower.patches] == [2.0] * 4 + [0, 0]  # the last two for the legend
+    assert picture.main(["-o", str(tmp_path / "speed.png")]) == 0
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        picture.main(["--device", "nowhere"])
+    assert "device: no stored line of model, tensor_product for 'nowhere'" in capsys.readouterr().err
