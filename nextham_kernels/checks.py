@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_starts", "check_tensors"]
+__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_starts", "check_tensors", "check_true"]
 
 
 def check_shapes(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
@@ -113,12 +113,26 @@ def check_starts(name: str, starts: torch.Tensor, length: int, total: int) -> No
     """Checks that `starts` [length] says where the parts of `total` rows begin and, last, where they end.
 
     Raises:
-        ValueError: another shape, or it does not count up from 0 to `total`.
+        ValueError: another shape, or it does not count up from 0 to `total` (on a GPU as by `check_true`).
     """
     if starts.ndim != 1 or len(starts) != length:
         raise ValueError(f"{name}: expected shape [{length}], got {list(starts.shape)}")
-    if int(starts[0]) != 0 or int(starts[-1]) != total or bool((starts.diff() < 0).any()):
-        raise ValueError(f"{name}: expected to count up from 0 to {total}")
+    counts_up = (starts[0] == 0) & (starts[-1] == total) & (starts[1:] >= starts[:-1]).all()
+    check_true(counts_up, f"{name}: expected to count up from 0 to {total}")
+
+
+def check_true(condition: torch.Tensor, sentence: str) -> None:
+    """Checks that all of a condition holds; on a GPU by an assertion on the device, as `check_range`.
+
+    Raises:
+        ValueError: it does not hold; `sentence` says what was expected.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if condition.is_cuda:
+        torch._assert_async(condition.all(), sentence)
+    elif not bool(condition.all()):
+        raise ValueError(sentence)
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -36,7 +36,7 @@ _KERNELS = {
     "gate": {"cpu": "cpp", "cuda": "triton"},
     "gram": {"cpu": "cpp", "cuda": "triton"},
     "gram_apply": {"cpu": "cpp", "cuda": "triton"},
-    "grid_integrals": {"cpu": "cpp", "cuda": "reference"},
+    "grid_integrals": {"cpu": "cpp", "cuda": "triton"},
     "irreps_to_blocks": {"cpu": "cpp", "cuda": "triton"},
     "layer_norm_silu": {"cpu": "cpp", "cuda": "triton"},
     "layer_norm_silu_vjp": {"cpu": "cpp", "cuda": "triton"},
@@ -48,13 +48,13 @@ _KERNELS = {
     "rotate_to_nodes": {"cpu": "cpp", "cuda": "triton"},
     "segment_softmax": {"cpu": "cpp", "cuda": "triton"},
     "solid_harmonics": {"cpu": "cpp", "cuda": "triton"},
-    "superposition": {"cpu": "cpp", "cuda": "reference"},
+    "superposition": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_conv": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_linear": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_radial": {"cpu": "cpp", "cuda": "reference"},
     "two_center": {"cpu": "cpp", "cuda": "triton"},
-    "xc_potential": {"cpu": "cpp", "cuda": "reference"},
+    "xc_potential": {"cpu": "cpp", "cuda": "triton"},
 }
 """Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""
 

@@ -18,6 +18,7 @@ CENTRES = torch.tensor(
 )
 CENTRES[4] = torch.tensor([0, 0, 1], dtype=torch.float64) @ STEP  # an atom on a point
 DEGREES = torch.tensor([[0, 0, 1, -1, -1], [0, 1, 2, 2, 3]])
+SHELLS = "0,0,1;0,1,2,2,3"
 SIZES = (5, 21)
 # The first two pairs add to one block, as images do; the last brick leaves a pair out.
 PAIRS = torch.tensor([[0, 0, 0], [2, 2, 0], [0, 1, 25], [1, 1, 130], [0, 0, 571], [1, 1, 571]])
@@ -37,8 +38,8 @@ def arguments(**changed):
 
 
 def plain(weight, centres, table, step):
-    tables = (ROWS, DEGREES, BRICKS, STARTS, SPECIES, PAIRS, PAIR_STARTS)
-    return reference.grid_integrals(weight, centres, table, step, *tables, 1 / SPACING, SIZE)
+    tables = (ROWS, BRICKS, STARTS, SPECIES, PAIRS, PAIR_STARTS)
+    return reference.grid_integrals(weight, centres, table, step, *tables, 1 / SPACING, SIZE, SHELLS, 47)
 
 
 def orbital(z, shell, m, d):
@@ -100,7 +101,7 @@ def test_many_orbitals(instruction_set):
     one, all_pairs, size = torch.tensor([0, n]), torch.tensor([0, len(pairs)]), int(numbers.sum())
     for dtype, tolerance in ((torch.float64, harness.EXACT), (torch.float32, 2e-5)):
         weight, table = harness.random(125, seed=8).to(dtype), TABLE.to(dtype)
-        tables = (ROWS, DEGREES, bricks, one, species, pairs, all_pairs, 1 / SPACING, size)
+        tables = (ROWS, bricks, one, species, pairs, all_pairs, 1 / SPACING, size, SHELLS, int(sizes.sum()))
         expected = reference.grid_integrals(weight, centres.to(dtype), table, STEP.to(dtype), *tables)
         places = {"centres": centres.to(dtype), "species": species, "starts": one, "bricks": bricks}
         found = grid_integrals(
@@ -109,6 +110,40 @@ def test_many_orbitals(instruction_set):
             )
         )
         harness.assert_close(found, expected, tolerance)
+
+
+@pytest.mark.triton
+def test_gpu_kernel():
+    inputs = {"weight": WEIGHT, "centres": CENTRES, "table": TABLE, "step": STEP}
+    indices = {"species": SPECIES, "starts": STARTS, "pairs": PAIRS, "pair_starts": PAIR_STARTS, "bricks": BRICKS}
+    indices |= {"rows": ROWS, "degrees": DEGREES}
+    harness.assert_gpu_kernel(
+        "grid_integrals",
+        lambda **x: grid_integrals(**x, spacing=SPACING, size=SIZE),
+        lambda weight, centres, table, step, **_: plain(weight, centres, table, step),
+        inputs | indices,
+    )
+
+
+@pytest.mark.triton
+def test_gpu_kernel_of_many_orbitals():
+    """More orbitals than a tile of the product has, blocks across its border, bricks and blocks in no order."""
+    n, kinds = 9, torch.arange(9) % 2
+    sizes = torch.tensor(SIZES)[kinds]
+    pairs = torch.triu_indices(n, n).T
+    numbers = sizes[pairs[:, 0]] * sizes[pairs[:, 1]]
+    offsets = (numbers.cumsum(0) - numbers).flip(0)
+    flipped = torch.cat([pairs, (int(numbers.sum()) - numbers.cumsum(0))[:, None]], dim=1)
+    assert offsets[-1] == 0
+    indices = {"species": kinds.repeat(2), "starts": torch.tensor([0, n, 2 * n]), "pairs": flipped.repeat(2, 1)}
+    indices |= {"pair_starts": torch.tensor([0, len(pairs), 2 * len(pairs)]), "size": int(numbers.sum())}
+    bricks = torch.tensor([[-2, -2, -2, 3, 3, 5], [1, -2, -2, 2, 2, 1]])
+    given = {"weight": harness.random(49, seed=8), "centres": 0.3 * harness.random(n, 3, seed=7).repeat(2, 1)}
+    expected = grid_integrals(**arguments(**indices, **given, bricks=bricks))
+    with harness.on_gpu() as device:
+        moved = arguments(**indices, **given, bricks=bricks)
+        moved = {k: x.to(device) if isinstance(x, torch.Tensor) else x for k, x in moved.items()}
+        harness.assert_close(grid_integrals(**moved).cpu(), expected)
 
 
 def test_threads_agree():
@@ -157,8 +192,8 @@ def test_contract():
     assert not grid_integrals(**arguments(weight=WEIGHT[:0], centres=CENTRES[:0], **empty)).any()
     strided = WEIGHT.repeat_interleave(2)[::2]
     harness.assert_close(grid_integrals(**arguments(weight=strided)), plain(WEIGHT, CENTRES, TABLE, STEP))
-    tables = (CENTRES, TABLE, STEP, ROWS, DEGREES, BRICKS, STARTS, SPECIES, PAIRS, PAIR_STARTS)
-    torch.library.opcheck(torch.ops.nextham.grid_integrals, (harness.leaf(WEIGHT), *tables, 1 / SPACING, SIZE))
+    tables = (CENTRES, TABLE, STEP, ROWS, BRICKS, STARTS, SPECIES, PAIRS, PAIR_STARTS, 1 / SPACING, SIZE, SHELLS, 47)
+    torch.library.opcheck(torch.ops.nextham.grid_integrals, (harness.leaf(WEIGHT), *tables))
     for error, sentence, changed in (
         (ValueError, "weight: expected one number for each point of the bricks, got 194", {"weight": WEIGHT[1:]}),
         (ValueError, "table: expected shape [row, 4, s], got [230, 3, 5]", {"table": TABLE[:, 1:]}),

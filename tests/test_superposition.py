@@ -88,6 +88,17 @@ def test_instruction_sets_agree(instruction_set):
     harness.assert_close(superposition(**arguments()), plain(CENTRES, TABLE, STEP))
 
 
+@pytest.mark.triton
+def test_gpu_kernel():
+    indices = {"species": SPECIES, "starts": STARTS, "bricks": BRICKS, "rows": ROWS}
+    harness.assert_gpu_kernel(
+        "superposition",
+        lambda **x: superposition(**x, spacing=SPACING),
+        lambda centres, table, step, **_: plain(centres, table, step),
+        {"centres": CENTRES, "table": TABLE, "step": STEP, **indices},
+    )
+
+
 def test_threads_agree():
     harness.assert_threads_agree(lambda: [superposition(**arguments())])
 

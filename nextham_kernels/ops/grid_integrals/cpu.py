@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from nextham_kernels.loading import kernels
+from nextham_kernels.ops.grid_integrals.reference import degrees_of
 
 _PAD = 64
 """Bytes that divide a row of the table: those of the longest vector of any instruction set."""
@@ -16,7 +17,6 @@ def forward(
     table: torch.Tensor,
     step: torch.Tensor,
     rows: torch.Tensor,
-    degrees: torch.Tensor,
     bricks: torch.Tensor,
     starts: torch.Tensor,
     species: torch.Tensor,
@@ -24,9 +24,15 @@ def forward(
     pair_starts: torch.Tensor,
     per_length: float,
     size: int,
+    shells: str,
+    most: int,
 ) -> torch.Tensor:
     """Runs `grid_integrals_forward`."""
     result = weight.new_zeros(size)
+    kinds = degrees_of(shells)
+    degrees = torch.full((len(kinds), table.shape[2]), -1)
+    for z, ls in enumerate(kinds):
+        degrees[z, : len(ls)] = torch.tensor(ls, dtype=torch.int64)
     n_rows, _, n_shells = table.shape
     pad = _PAD // table.element_size()
     width = -(-n_shells // pad) * pad

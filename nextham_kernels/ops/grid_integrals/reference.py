@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 
 
+def degrees_of(shells: str) -> tuple[tuple[int, ...], ...]:
+    """The degrees of each species in a setting such as `0,0,1;0,1`."""
+    return tuple(tuple(map(int, word.split(","))) if word else () for word in shells.split(";"))
+
+
 def points(step: torch.Tensor, brick: torch.Tensor) -> torch.Tensor:
     """Returns the points of a brick [p, 3], the last index counting fastest."""
     first, size = brick.tolist()[:3], brick.tolist()[3:]
@@ -12,7 +17,7 @@ def points(step: torch.Tensor, brick: torch.Tensor) -> torch.Tensor:
     return torch.cartesian_prod(*axes).to(step) @ step
 
 
-def orbitals(d: torch.Tensor, table: torch.Tensor, degrees: list[int], per_length: float) -> torch.Tensor:
+def orbitals(d: torch.Tensor, table: torch.Tensor, degrees: tuple[int, ...], per_length: float) -> torch.Tensor:
     """Returns the orbitals of one atom at vectors d from it, f(|d|) |d|^l Y_lm [p, a]; table is [row, 4, s]."""
     from e3nn import o3
 
@@ -35,7 +40,6 @@ def grid_integrals(
     table: torch.Tensor,
     step: torch.Tensor,
     rows: torch.Tensor,
-    degrees: torch.Tensor,
     bricks: torch.Tensor,
     starts: torch.Tensor,
     species: torch.Tensor,
@@ -43,6 +47,8 @@ def grid_integrals(
     pair_starts: torch.Tensor,
     per_length: float,
     size: int,
+    shells: str,
+    most: int,
 ) -> torch.Tensor:
     """Σ over the points of all bricks.
 
@@ -52,7 +58,6 @@ def grid_integrals(
         table: [row, 4, s].
         step: [3, 3].
         rows: [z + 1].
-        degrees: [z, s].
         bricks: [c, 6].
         starts: [c + 1].
         species: [i].
@@ -60,12 +65,14 @@ def grid_integrals(
         pair_starts: [c + 1].
         per_length: rows per unit of length.
         size: length of the result.
+        shells: degrees of each species, as `degrees_of` reads them.
+        most: the most orbitals of a brick, which the GPU's kernel asks for.
 
     Returns:
         [size].
     """
     result, first = weight.new_zeros(size), 0
-    shells = [[l for l in row if l >= 0] for row in degrees.tolist()]
+    kinds = degrees_of(shells)
     for c, brick in enumerate(bricks):
         r = points(step, brick)
         w = weight[first : first + len(r)]
@@ -75,7 +82,7 @@ def grid_integrals(
         for i in range(start, int(starts[c + 1])):
             z = int(species[i])
             of_species = table[int(rows[z]) : int(rows[z + 1])]
-            values.append(orbitals(r - centres[i], of_species, shells[z], per_length))
+            values.append(orbitals(r - centres[i], of_species, kinds[z], per_length))
         for a, b, offset in pairs[int(pair_starts[c]) : int(pair_starts[c + 1])].tolist():
             block = ((values[a] * w[:, None]).T @ values[b]).flatten()
             result = result.index_add(0, torch.arange(offset, offset + len(block), device=result.device), block)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import torch
 
-from nextham_kernels.checks import check_range, check_shapes, check_starts, check_tensors
+from nextham_kernels.checks import check_range, check_shapes, check_starts, check_tensors, check_true
 from nextham_kernels.ops.superposition import cpu, reference
 from nextham_kernels.registration import define
 
@@ -46,6 +46,7 @@ _op = define(
     cpu.forward,
     None,
     _fake,
+    gpu=("superposition.kernel.forward",),
 )
 
 
@@ -102,8 +103,7 @@ def superposition(
     check_starts("starts", starts, sizes["c"] + 1, sizes["i"])
     check_starts("rows", rows, max(rows.numel(), 1), sizes["row"])
     check_range("species", species, len(rows) - 1)
-    if bricks.numel() and int(bricks[:, 3:].min()) < 1:
-        raise ValueError("bricks: expected at least one point along every axis")
+    check_true(bricks[:, 3:] > 0, "bricks: expected at least one point along every axis")
     if not spacing > 0:
         raise ValueError(f"spacing: expected a positive length, got {spacing}")
     n_points = int(bricks[:, 3:].prod(1).sum())

@@ -28,6 +28,7 @@ _op = define(
     cpu.forward,
     None,
     lambda fields, functional: fields.new_empty(len(fields)),
+    gpu=("xc_potential.kernel.forward",),
 )
 
 
