@@ -27,6 +27,7 @@ from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.loading import interpreted, reference_only
 from nextham_kernels.ops import gram, layer_norm_silu  # noqa: F401 (define the ops of torch.ops.nextham)
 from nextham_kernels.ops.tracegrad import cpu
+from nextham_kernels.sparse_map import SparseMap
 
 __all__ = ["FoldedTraceGrad", "Update", "fold", "invariants"]
 
@@ -53,23 +54,24 @@ class FoldedTraceGrad(NamedTuple):
 
 
 @functools.cache
-def _pairs(irreps: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """For each entry of `gram` the rows uv and vu of the forms, and 1/(2 √(2l+1) √N)."""
+def _symmetric(irreps: str) -> SparseMap:
+    """From the forms of uv and vu to (W_uv + W_vu)/2 /√(2l+1)/√N, an entry of `gram` each."""
     upper, lower, scale, start = [], [], [], 0
     for mul, ir in irreps_of(irreps):
         u, v = torch.triu_indices(mul, mul)
         upper.append(start + u * mul + v)
         lower.append(start + v * mul + u)
-        scale.append(torch.full((len(u),), 0.5 / ir.dim**0.5, dtype=torch.float64))
+        scale.append(torch.where(u == v, 1.0, 0.5).double() / ir.dim**0.5)
         start += mul * mul
-    return torch.cat(upper), torch.cat(lower), torch.cat(scale) / start**0.5
+    upper, lower, scale = torch.cat(upper), torch.cat(lower), torch.cat(scale) / start**0.5
+    rows, off = torch.arange(len(upper)), upper != lower
+    rows, columns = torch.cat([rows, rows[off]]), torch.cat([upper, lower[off]])
+    return SparseMap(rows, columns, torch.cat([scale, scale[off]]), len(upper), start)
 
 
 def fold(weight: torch.Tensor, mlp: list[torch.Tensor], irreps: str) -> FoldedTraceGrad:
     """A = (W_uv + W_vu)/2 /√(2l+1)/√N · (first weight)ᵀ, and a."""
-    upper, lower, scale = (t.to(weight.device) for t in _pairs(irreps))
-    w = weight.view(-1, mlp[0].shape[1])
-    symmetric = (w[upper] + w[lower]) * scale.to(w)[:, None]
+    symmetric = _symmetric(irreps)(weight.view(-1, mlp[0].shape[1]))
     layers = tuple(tuple(mlp[i : i + 4]) for i in range(2, len(mlp), 4))
     last = layers[-1][2].sum(0) if layers else torch.ones_like(mlp[1])
     return FoldedTraceGrad(irreps, symmetric @ mlp[0].T, mlp[1], last, layers)
