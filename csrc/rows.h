@@ -53,33 +53,6 @@ T* out(Array<T>& a) {
 // Below this many numbers a second thread costs more than it saves.
 constexpr std::int64_t kParallelNumbers = 1 << 15;
 
-// A thread's part of a result that it writes from front to back. glibc maps blocks of 32 MB and more anew each time,
-// and touching them page by page takes as long as the work of a product that is bound by memory; asking Linux for the
-// next pages at once takes 0.7 of that.
-class FreshPages {
- public:
-  // n_result: bytes of the whole result.
-  FreshPages(void* data, std::size_t n_bytes, std::size_t n_result)
-      : next_(reinterpret_cast<std::uintptr_t>(data)), end_(next_ + (n_result < kMapped ? 0 : n_bytes)) {}
-
-  // To be called before bytes up to `to` are written.
-  void reach(const void* to) {
-#ifdef MADV_POPULATE_WRITE
-    if (next_ >= end_ || reinterpret_cast<std::uintptr_t>(to) <= next_) return;
-    const std::uintptr_t last = std::min(end_, reinterpret_cast<std::uintptr_t>(to) + kAhead);
-    const std::uintptr_t begin = (next_ + kPage - 1) / kPage * kPage, end = last / kPage * kPage;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
-    next_ = last;
-#else
-    static_cast<void>(to);
-#endif
-  }
-
- private:
-  static constexpr std::size_t kMapped = std::size_t(32) << 20, kAhead = std::size_t(256) << 10, kPage = 4096;
-  std::uintptr_t next_, end_;
-};
-
 // Says that fresh memory is about to be written as a whole. On Linux, where huge pages are to be had on request, the
 // part that fills some is asked for in them, as NumPy does for its arrays: the first touch of memory in pages of 4 kB
 // costs as much as the work of a product that is bound by memory.

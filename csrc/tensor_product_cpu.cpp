@@ -92,13 +92,11 @@ class Plan {
   void forward(const Operands<T>& o, T* out) const {
     over_threads(o.n, 1, o.into, [&](int, std::int64_t begin, std::int64_t end) {
       Scratch s(*this, o, 1, false);
-      FreshPages pages = fresh_pages(out, o.d3, o.into ? 0 : o.n, begin, end);
       for (std::int64_t first = begin; first < end; first += kLanes<T>) {
         const Lines<const T> lx(o.x, o.d1, o.pick, first, end, s.zeros.get());
         const Lines<const T> ly(o.y, o.d2, o.edge, first, end, s.zeros.get());
         const Lines<const T> lw(o.weight, o.d_w, o.edge, first, end, s.zeros.get());
         const Lines<T> lo(out, o.d3, o.into, first, end, s.nowhere.get());
-        pages.reach(out + std::min(first + kLanes<T>, end) * o.d3);
         lx.read(0, o.d1, s.x.get());
         ly.read(0, o.d2, s.y.get());
         if (o.rows && o.d_w <= kWholeWeights) lw.read(0, o.d_w, s.w.get());
@@ -125,8 +123,6 @@ class Plan {
     if (own) std::fill_n(sums_own.get(), n_most * o.d_w, T(0));
     over_threads(o.n, n_tiles, o.pick, [&](int thread, std::int64_t begin, std::int64_t end) {
       Scratch s(*this, o, n_tiles, true);
-      FreshPages pages_x = fresh_pages(to.x, o.d1, o.pick ? 0 : o.n, begin, end);
-      FreshPages pages_w = fresh_pages(to.weight, o.d_w, own || o.edge ? 0 : o.n, begin, end);
       s.wants_a[0] = s.wants_b[1] = to.x;
       s.wants_a[1] = s.wants_b[0] = to.y;
       s.wants_weight = to.weight;
@@ -138,9 +134,6 @@ class Plan {
           Lines<const T>(o.x, o.d1, o.pick, e, end, s.zeros.get()).read(0, o.d1, s.x.get() + t * s.size_x);
           Lines<const T>(o.y, o.d2, o.edge, e, end, s.zeros.get()).read(0, o.d2, s.y.get() + t * s.size_y);
         }
-        const std::int64_t next = std::min(first + n_tiles * kLanes<T>, end);
-        pages_x.reach(to.x + next * o.d1);
-        pages_w.reach(to.weight + next * o.d_w);
         std::fill_n(s.pull_x.get(), n_tiles * s.size_x, T(0));
         std::fill_n(s.pull_y.get(), n_tiles * s.size_y, T(0));
         const Lines<const T> lw(o.weight, o.d_w, o.edge, first, end, s.zeros.get());
@@ -239,11 +232,6 @@ class Plan {
     };
 #pragma omp parallel for num_threads(n_threads) if (n_threads > 1) schedule(static, 1)
     for (int thread = 0; thread < n_threads; ++thread) f(thread, share(thread), share(thread + 1));
-  }
-
-  // Of rows begin … end of a result of n rows, 0 where it is not written in their order.
-  static FreshPages fresh_pages(T* result, std::int64_t d, std::int64_t n, std::int64_t begin, std::int64_t end) {
-    return {result + begin * d, (end - begin) * d * sizeof(T), result ? n * d * sizeof(T) : 0};
   }
 
   template <typename F>

@@ -11,6 +11,7 @@ from nextham_kernels.clebsch_gordan import dim_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.edge_tensor_product.reference import plan
+from nextham_kernels.result_memory import empty
 
 
 @functools.cache
@@ -66,7 +67,7 @@ def forward(
     irreps_out: str,
 ) -> torch.Tensor:
     """Runs `edge_tensor_product_forward`."""
-    y = x.new_empty(len(x), dim_of(irreps_out))
+    y = empty(x, (len(x), dim_of(irreps_out)))
     arrays = (t.numpy() for t in (x, radial, linear_weight, onsite, radial_weight, radial_bias, bias))
     module = kernels()
     settings = tables(irreps_x, l_max, irreps_out, x.dtype, module.edge_tensor_product_outputs)

@@ -11,6 +11,7 @@ from nextham_kernels.clebsch_gordan import dim_of, irreps_of
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.gate.reference import SIGMOID_SCALE, SILU_SCALE, counts
+from nextham_kernels.result_memory import empty, empty_like
 
 
 @functools.cache
@@ -31,7 +32,7 @@ def _settings(irreps_out: str, edge: bool) -> tuple[np.ndarray, int, int, float,
 
 def forward(x: torch.Tensor, irreps_out: str, edge: bool, skip: int) -> torch.Tensor:
     """Runs `gate_forward`."""
-    y = x.new_empty(len(x), dim_of(irreps_out))
+    y = empty(x, (len(x), dim_of(irreps_out)))
     kernels().gate_forward(x.numpy(), skip, *_settings(irreps_out, edge), y.numpy())
     return y
 
@@ -40,6 +41,6 @@ def backward(
     grad: torch.Tensor, x: torch.Tensor, irreps_out: str, edge: bool, skip: int, needs: list[bool]
 ) -> list[torch.Tensor]:
     """Runs `gate_backward`; `needs` has one entry, which is true."""
-    grad_x = torch.empty_like(x)
+    grad_x = empty_like(x)
     kernels().gate_backward(grad.numpy(), x.numpy(), skip, *_settings(irreps_out, edge), grad_x.numpy())
     return [grad_x]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nextham_kernels.loading import kernels
+from nextham_kernels.result_memory import empty
 
 
 @functools.cache
@@ -25,6 +26,6 @@ def norms(l_max: int, dtype: torch.dtype) -> np.ndarray:
 
 def forward(vector: torch.Tensor, l_max: int) -> torch.Tensor:
     """Runs `spherical_harmonics_forward`."""
-    y = vector.new_empty(len(vector), (l_max + 1) ** 2)
+    y = empty(vector, (len(vector), (l_max + 1) ** 2))
     kernels().spherical_harmonics_forward(vector.numpy(), norms(l_max, vector.dtype), y.numpy())
     return y

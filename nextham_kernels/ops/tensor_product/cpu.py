@@ -10,6 +10,7 @@ import torch
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.tensor_product.plan import tables
 from nextham_kernels.ops.tensor_product.reference import product_of
+from nextham_kernels.result_memory import empty, empty_like
 
 NO_INDICES = (np.empty(0, dtype=np.int64),) * 3  # of the operand's row, the edge and the result's row
 
@@ -26,7 +27,7 @@ def plan_of(word: str, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
 
 def forward(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, word: str) -> torch.Tensor:
     """Runs `tensor_product_forward`."""
-    out = x.new_empty(len(x), product_of(word).dims[2])
+    out = empty(x, (len(x), product_of(word).dims[2]))
     arrays = (t.numpy() for t in (x, y, weight))
     kernels().tensor_product_forward(*plan_of(word, x.dtype), *arrays, *NO_INDICES, out.numpy())
     return out
@@ -36,7 +37,7 @@ def backward(
     grad: torch.Tensor, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, word: str, needs: list[bool]
 ) -> list[torch.Tensor]:
     """Runs `tensor_product_backward`."""
-    grads = [torch.empty_like(t) if need else t.new_empty(0, 0) for t, need in zip((x, y, weight), needs, strict=True)]
+    grads = [empty_like(t) if need else t.new_empty(0, 0) for t, need in zip((x, y, weight), needs, strict=True)]
     if needs[2] and weight.ndim == 1:
         grads[2].zero_()
     arrays = (t.numpy() for t in (grad, x, y, weight))
@@ -59,7 +60,7 @@ def forward_conv(
     """Runs `tensor_product_forward` over the edges sorted by rows, which adds to its result."""
     if not len(rows):
         return x.new_zeros(n_rows, product_of(word).dims[2])
-    out = x.new_zeros(n_rows, product_of(word).dims[2])
+    out = empty(x, (n_rows, product_of(word).dims[2])).zero_()
     arrays = (t.numpy() for t in (x, y, weight, cols[by_row], by_row, rows[by_row], out))
     kernels().tensor_product_forward(*plan_of(word, x.dtype), *arrays)
     return out
@@ -82,7 +83,7 @@ def backward_conv(
     needs = needs[:3]
     if not len(rows):
         return [torch.zeros_like(t) for t in (x, y, weight, rows, cols, by_row, by_col)]
-    grads = [torch.empty_like(t) if need else t.new_empty(0, 0) for t, need in zip((x, y, weight), needs, strict=True)]
+    grads = [empty_like(t) if need else t.new_empty(0, 0) for t, need in zip((x, y, weight), needs, strict=True)]
     for i, summed in ((0, True), (2, weight.ndim == 1)):
         if needs[i] and summed:
             grads[i].zero_()

@@ -18,6 +18,7 @@ from nextham_kernels.loading import kernels
 from nextham_kernels.ops.tensor_product import cpu, reference
 from nextham_kernels.ops.tensor_product.reference import Product
 from nextham_kernels.registration import define
+from nextham_kernels.result_memory import empty, empty_like
 
 __all__ = ["tensor_product_linear"]
 
@@ -44,7 +45,7 @@ def _forward(
     x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, linear_weight: torch.Tensor, word: str, linear_word: str
 ) -> torch.Tensor:
     run, first, second = kernels().tensor_product_forward, reference.product_of(word), reference.product_of(linear_word)
-    out, middle = x.new_empty(len(x), second.dims[2]), x.new_empty(min(ROWS, len(x)), first.dims[2])
+    out, middle = empty(x, (len(x), second.dims[2])), x.new_empty(min(ROWS, len(x)), first.dims[2])
     product, linear = cpu.plan_of(word, x.dtype), cpu.plan_of(linear_word, x.dtype)
     one = x.new_ones(len(middle), 1)
     for rows in _blocks(len(x)):
@@ -67,7 +68,7 @@ def _backward(
     needs: list[bool],
 ) -> list[torch.Tensor]:
     tensors = (x, y, weight, linear_weight)
-    grads = [torch.empty_like(t) if need else t.new_empty(0, 0) for t, need in zip(tensors, needs, strict=True)]
+    grads = [empty_like(t) if need else t.new_empty(0, 0) for t, need in zip(tensors, needs, strict=True)]
     summed = [i for i in (2, 3) if needs[i] and tensors[i].ndim == 1]
     for i in summed:
         grads[i].zero_()

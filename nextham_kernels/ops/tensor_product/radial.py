@@ -23,6 +23,7 @@ from nextham_kernels.ops.tensor_product import cpu, reference, tensor_product
 from nextham_kernels.ops.tensor_product.conv import edge_orders, tensor_product_conv
 from nextham_kernels.ops.tensor_product.reference import Product
 from nextham_kernels.registration import define
+from nextham_kernels.result_memory import empty, empty_like
 
 __all__ = ["tensor_product_radial"]
 
@@ -66,7 +67,7 @@ def _forward(
     word: str,
 ) -> torch.Tensor:
     run, plan, d = kernels().tensor_product_forward, cpu.plan_of(word, x.dtype), reference.product_of(word).dims[2]
-    out = x.new_empty(len(y), d) if n_rows < 0 else x.new_zeros(n_rows, d)
+    out = empty(x, (len(y), d)) if n_rows < 0 else empty(x, (n_rows, d)).zero_()
     for block in _blocks(len(y), weight.shape[1]):
         if n_rows < 0:
             given = (x[block], y[block], hidden[block] @ weight)
@@ -94,7 +95,7 @@ def _backward(
 ) -> list[torch.Tensor]:
     run, plan = kernels().tensor_product_backward, cpu.plan_of(word, x.dtype)
     tensors, graph = (x, y, hidden, weight), n_rows >= 0
-    grads = [torch.empty_like(t) if need else t.new_empty(0, 0) for t, need in zip(tensors, needs, strict=False)]
+    grads = [empty_like(t) if need else t.new_empty(0, 0) for t, need in zip(tensors, needs, strict=False)]
     for i, summed in ((0, graph), (3, True)):
         if needs[i] and summed:
             grads[i].zero_()
