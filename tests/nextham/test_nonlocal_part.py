@@ -9,6 +9,7 @@ import torch
 from basis_files import orb_text, upf_text
 from gaussian_orbitals import RADIUS, SHELLS, harmonics, integrals, radial
 
+from nextham.blocks import Blocks
 from nextham.graph import neighbour_graph
 from nextham.h0 import nonlocal_potential, overlap_and_kinetic
 from nextham.h0.nonlocal_part import angular_momentum
@@ -159,15 +160,17 @@ def test_translation_and_pieces(relativistic, matrix, monkeypatch):
     np.testing.assert_allclose(found.data, matrix.data, rtol=0, atol=1e-10)
 
 
-def test_more_edges(relativistic, matrix):
+def test_plus(relativistic, matrix):
     wide = neighbour_graph(STRUCTURE, 15.0)
     some = wide.select(np.arange(0, wide.n_edges, 3))
     lonely = matrix.graph.find(some) < 0
     assert 0 < lonely.sum() < some.n_edges
-    found = nonlocal_potential(STRUCTURE, *relativistic, graph=some)
+    size = len(Blocks.zeros(some, matrix.basis, 1).data)
+    plus = Blocks(some, matrix.basis, np.random.default_rng(3).standard_normal(size), 1)
+    found = nonlocal_potential(STRUCTURE, *relativistic, plus=plus)
     assert found.n_edges == matrix.n_edges + lonely.sum()
-    np.testing.assert_array_equal(found.on(matrix.graph).data, matrix.data)
-    assert not found.on(some.select(lonely)).data.any()
+    expected = matrix.on(found.graph) + plus.on(found.graph).with_spin(4)
+    np.testing.assert_array_equal(found.data, expected.data)
 
 
 def test_contract(relativistic):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from nextham.blocks import Blocks
-from nextham.h0.local import local_potential
+from nextham.h0.local import add_local_potential, local_potential
 from nextham.h0.nonlocal_part import nonlocal_potential
 from nextham.h0.two_center import overlap_and_kinetic
 from nextham.io.basis_directory import read_orbitals, read_pseudopotentials
@@ -128,10 +128,8 @@ def build_h0(
     """
     orbitals, pseudopotentials = basis.orbitals, basis.pseudopotentials
     overlap, scalar = overlap_and_kinetic(structure, orbitals)
-    # Spinors come last and take the rest in place: they are by far the largest, and are never there twice.
-    scalar.data += local_potential(
-        overlap, orbitals, pseudopotentials, memory_budget=memory_budget, progress=progress
-    ).data
-    hamiltonian = nonlocal_potential(structure, orbitals, pseudopotentials, graph=overlap.graph)
-    hamiltonian.add_spinless(scalar)
+    add_local_potential(scalar, orbitals, pseudopotentials, memory_budget=memory_budget, progress=progress)
+    # Spinors come last and take the rest in: they are by far the largest, are never there twice and are written once.
+    hamiltonian = nonlocal_potential(structure, orbitals, pseudopotentials, plus=scalar)
+    del scalar
     return hamiltonian, overlap.on(hamiltonian.graph)

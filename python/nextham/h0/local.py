@@ -17,6 +17,7 @@ import torch
 from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from scipy.spatial import cKDTree
 
+from nextham.block_layouts import element_pairs
 from nextham.blocks import Blocks
 from nextham.h0.density import AtomicFields
 from nextham.h0.grid import BRICK, AtomsOfBricks, Grid, Images, atoms_of_bricks, images_within
@@ -30,13 +31,16 @@ from nextham_kernels.ops.grid_integrals import grid_integrals
 from nextham_kernels.ops.superposition import superposition
 from nextham_kernels.ops.xc_potential import xc_potential
 
-__all__ = ["default_energy", "local_potential"]
+__all__ = ["add_local_potential", "default_energy", "local_potential"]
 
 SPACING = 0.01
 """Length of an interval of the orbitals' cubics, Bohr: that of the published files."""
 
 BUDGET = 1 << 28
 """Bytes for what bricks need while they are worked on."""
+
+_AT_ONCE = 1 << 12
+"""Blocks that are transposed at a time."""
 
 _PER_POINT = 400
 """Bytes that a grid point needs while its potential is made."""
@@ -73,7 +77,27 @@ def local_potential(
         ValueError: an element without pseudopotential, pseudopotentials of different functionals, an unknown
             functional, or an energy or a budget that is not positive.
     """
-    structure = overlap.graph.structure
+    result = Blocks.zeros(overlap.graph, overlap.basis, 1)
+    settings = {"energy_cutoff": energy_cutoff, "functional": functional, "memory_budget": memory_budget}
+    add_local_potential(result, orbitals, pseudopotentials, **settings, progress=progress)
+    return result
+
+
+def add_local_potential(
+    result: Blocks,
+    orbitals: Mapping[int, OrbFile],
+    pseudopotentials: Mapping[int, Pseudopotential],
+    *,
+    energy_cutoff: float | None = None,
+    functional: str | None = None,
+    memory_budget: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Adds the local potential to a Hermitian matrix on the edges of S, n_spin 1, eV, in place.
+
+    Arguments and errors are those of `local_potential`.
+    """
+    structure = result.graph.structure
     species = structure.species()
     missing = [SYMBOLS[z] for z in species if z not in pseudopotentials]
     if missing:
@@ -92,8 +116,8 @@ def local_potential(
     fields_near = _Near(structure, grid, {z: f.reach for z, f in fields.items()})
     orbitals_near = _Near(structure, grid, reach)
     field_table, orbital_table = _field_table(fields), _orbital_table(orbitals, species)
-    pairs = _Pairs(overlap, orbitals_near.images)
-    step, result = torch.from_numpy(grid.step), np.zeros(len(overlap.data))
+    pairs = _Pairs(result, orbitals_near.images)
+    step = torch.from_numpy(grid.step)
     done, at_once = 0, max(1, budget // (_PER_POINT * BRICK**3))
     for bricks in grid.bricks(at_once):
         done += len(bricks)
@@ -106,7 +130,7 @@ def local_potential(
             v = superposition(*fields_near.arrays(fields_near.of(bricks)), boxes, step, *field_table)
             potential = v[:, 0] + xc_potential(v[:, 1:].contiguous(), functional) + zero
             table, starts, edges = pairs.of(near)
-            sizes = overlap.sizes[edges]
+            sizes = result.sizes[edges]
             ends = np.cumsum(sizes)
             table[:, 2] = (ends - sizes)[table[:, 2]]
             blocks = grid_integrals(
@@ -119,11 +143,11 @@ def local_potential(
                 *orbital_table,
                 int(ends[-1]),
             )
-            place = np.repeat(overlap.offsets[edges] - (ends - sizes), sizes) + np.arange(ends[-1])
-            result[place] += blocks.numpy() * RYDBERG
+            place = np.repeat(result.offsets[edges] - (ends - sizes), sizes) + np.arange(ends[-1])
+            result.data[place] += blocks.numpy() * RYDBERG
         if progress:
             progress(done, grid.n_bricks)
-    return _with_transposes(overlap.like(result), pairs.half)
+    _transpose(result, pairs.half)
 
 
 def default_energy(
@@ -232,16 +256,16 @@ class _Pairs:
         return np.stack([place[here], place[other], which], axis=1), starts, edges
 
 
-def _with_transposes(half: Blocks, edges: np.ndarray) -> Blocks:
-    """Writes the transposes of the blocks of some edges to the reverse edges."""
-    reverse = half.graph.reverse()
-    chosen = np.zeros(half.n_edges, dtype=bool)
+def _transpose(matrix: Blocks, edges: np.ndarray) -> None:
+    """Writes the transposes of the blocks of some edges to the reverse edges, some at a time."""
+    reverse = matrix.graph.reverse()
+    chosen = np.zeros(matrix.n_edges, dtype=bool)
     chosen[edges] = True
-    for _, _, group, blocks in list(half.groups()):
-        here = np.flatnonzero(chosen[group])
-        if len(here):
-            half.put(reverse[group[here]], blocks[here].swapaxes(2, 3))
-    return half
+    for _, _, group in element_pairs(matrix.graph):
+        here = group[chosen[group]]
+        for first in range(0, len(here), _AT_ONCE):
+            some = here[first : first + _AT_ONCE]
+            matrix.put(reverse[some], matrix.data[matrix.index(some)].swapaxes(2, 3))
 
 
 def _field_table(fields: Mapping[int, AtomicFields]) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -30,8 +30,8 @@ from nextham_kernels.ops.projector_product import projector_product
 
 __all__ = ["angular_momentum", "nonlocal_potential"]
 
-_CHUNK = 1 << 11
-"""Blocks that are made at a time: some 100 MB for the largest published elements."""
+_CHUNK = 1 << 9
+"""Blocks that are made at a time: four real matrices of silicon's take 2.8 MB, one core's second-level cache 2 MB."""
 
 
 def angular_momentum(l: int) -> np.ndarray:
@@ -51,7 +51,7 @@ def nonlocal_potential(
     structure: Structure,
     orbitals: Mapping[int, OrbFile],
     pseudopotentials: Mapping[int, Pseudopotential],
-    graph: Graph | None = None,
+    plus: Blocks | None = None,
 ) -> Blocks:
     """Returns V_NL of a structure, for all pairs of orbitals that reach a common projector.
 
@@ -61,10 +61,12 @@ def nonlocal_potential(
         structure: any structure; the result is that of its wrapped form, as everywhere.
         orbitals: atomic number → orbitals.
         pseudopotentials: atomic number → pseudopotential.
-        graph: edges that the result has beside those of V_NL, zero there; in the same wrapped structure.
+        plus: a real matrix without spin, eV, of the same wrapped structure and basis, that is added: the largest matrix
+            there is, H of step zero, is so written once.
 
     Returns:
-        V_NL in eV: n_spin 4 and complex128 where a pseudopotential has spin-orbit coupling, else n_spin 1 and float64.
+        V_NL in eV, with the edges of `plus` too: n_spin 4 and complex128 where a pseudopotential has spin-orbit
+        coupling, else n_spin 1 and float64.
 
     Raises:
         ValueError: an element without orbitals or pseudopotential.
@@ -81,11 +83,11 @@ def nonlocal_potential(
     first, second = _common_sources(near)
     triples = Graph(near.structure, near.dst[first], near.dst[second], near.R[second] - near.R[first])
     distinct, edge = _distinct(triples)
-    if graph is None:
-        graph = distinct
-    else:
-        graph = distinct.union(graph)
+    graph = distinct
+    if plus is not None:
+        graph = distinct.union(plus.graph)
         edge = graph.find(distinct)[edge]
+        of_plus = plus.graph.find(graph)
     n_parts = 4 if any(pseudopotentials[z].spin_orbit for z in structure.species()) else 1
     result = Blocks.zeros(graph, basis, n_parts, np.complex128 if n_parts == 4 else np.float64)
     strengths = {z: torch.from_numpy(_strengths(pseudopotentials[z])[:n_parts] * RYDBERG) for z in projectors}
@@ -96,15 +98,23 @@ def nonlocal_potential(
     of_carrier = {int(z): (pairs[carrier == z], edge[carrier == z]) for z in np.unique(carrier)}
     for z_a, z_b, edges in element_pairs(graph):
         for start in range(0, len(edges), _CHUNK):
-            some, total = edges[start : start + _CHUNK], 0.0
+            some, total = edges[start : start + _CHUNK], None
             for z, (pairs, edge) in of_carrier.items():
                 begin, end = (np.searchsorted(edge, some, side) for side in ("left", "right"))
                 which, starts = _ranges(begin, end)
                 if len(which):
                     arrays = (torch.from_numpy(x) for x in (pairs[which], starts))
-                    total = total + projector_product(values[z, z_a], values[z, z_b], strengths[z], *arrays)
-            if isinstance(total, torch.Tensor):
-                _put(result, some, total)
+                    own = projector_product(values[z, z_a], values[z, z_b], strengths[z], *arrays)
+                    total = own if total is None else total.add_(own)
+            if total is None:
+                total = torch.zeros(len(some), n_parts, *result.shape_of[some[0]], dtype=torch.float64)
+            if plus is not None:
+                there = np.flatnonzero(of_plus[some] >= 0)
+                if len(there):
+                    total[:, 0].index_add_(
+                        0, torch.from_numpy(there), torch.from_numpy(plus.take(of_plus[some[there]])[:, 0])
+                    )
+            _put(result, some, total)
     return result
 
 
@@ -180,12 +190,11 @@ def _put(result: Blocks, edges: np.ndarray, parts: torch.Tensor) -> None:
     if parts.shape[1] == 1:
         return result.put(edges, parts.numpy())
     view = result.view(edges)
-    target = torch.empty(parts.shape, dtype=torch.complex128) if view is None else torch.from_numpy(view)
-    numbers = torch.view_as_real(target)
+    target = torch.from_numpy(np.empty((len(edges), *parts.shape[1:]), np.complex128) if view is None else view)
     v0, vx, vy, vz = parts.unbind(1)
-    spins = ((v0, 1, vz, 1), (vy, 1, vx, 1), (vy, -1, vx, 1), (v0, 1, vz, -1))
-    for spin, (real, sign, imaginary, other) in enumerate(spins):
-        torch.mul(real, sign, out=numbers[:, spin, ..., 0])
-        torch.mul(imaginary, other, out=numbers[:, spin, ..., 1])
+    torch.complex(v0, vz, out=target[:, 0])
+    torch.complex(vy, vx, out=target[:, 1])
+    torch.complex(vy.neg(), vx, out=target[:, 2])
+    torch.complex(v0, vz.neg(), out=target[:, 3])
     if view is None:
         result.put(edges, target.numpy())

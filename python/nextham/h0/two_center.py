@@ -39,8 +39,8 @@ Q_MAX = 100.0
 SPACING = 0.02
 """Spacing of the tables in |R|, Bohr; six points are off by 2e-9 in S and 2e-7 Ry in T of published orbitals."""
 
-_CHUNK = 1 << 14
-"""Edges that are interpolated at a time: some 100 MB for the largest published elements."""
+_CHUNK = 1 << 12
+"""Edges that are interpolated at a time: some 25 MB for the largest published elements."""
 
 
 class TwoCenterTable:
