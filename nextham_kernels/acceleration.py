@@ -10,6 +10,7 @@ from e3nn import nn as e3nn_nn
 from e3nn import o3
 
 from nextham_kernels import nn
+from nextham_kernels.loading import missing, reference_only
 
 __all__ = ["Report", "accelerate", "restore"]
 
@@ -56,7 +57,9 @@ def accelerate(model: torch.nn.Module, *, dry_run: bool = False) -> Report:
         model: any module; it may contain modules compiled by `torch.compile`, which compile anew.
         dry_run: change nothing and only report.
 
-    A model on another device than the CPU stays as it is: our kernels are for the CPU so far.
+    Which kernel runs is decided in each call by the device of its tensors: C++ on the CPU, Triton on CUDA. So a model
+    may be accelerated on either and moved afterwards. A model on another device stays as it is, and so does one on CUDA
+    where Triton is missing.
 
     Returns:
         What was replaced, and which e3nn modules were not, and why.
@@ -74,15 +77,15 @@ def accelerate(model: torch.nn.Module, *, dry_run: bool = False) -> Report:
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     report, inside = Report(), []
-    devices = {t.device.type for t in itertools.chain(model.parameters(), model.buffers())} - {"cpu"}
+    elsewhere = _without_kernels({t.device.type for t in itertools.chain(model.parameters(), model.buffers())})
     for name, module in model.named_modules():
         if any(name == outer or name.startswith(outer + ".") or not outer for outer in inside):
             continue  # part of a module that has been dealt with
         kind = type(module)
         if kind in _OURS:
             inside.append(name)
-            if devices:
-                report.kept[name] = f"the model is on {', '.join(sorted(devices))}; the kernels are for the CPU so far"
+            if elsewhere:
+                report.kept[name] = elsewhere
                 continue
             report.replaced[name] = kind.__name__
             if not dry_run:
@@ -114,6 +117,16 @@ def restore(model: torch.nn.Module) -> int:
         module.__class__ = next(theirs for theirs, own in _OURS.items() if own is ours)
         restored += 1
     return restored
+
+
+def _without_kernels(devices: set[str]) -> str | None:
+    """Why models on these devices stay as they are; None if we have kernels there."""
+    others = sorted(devices - {"cpu", "cuda"})
+    if others:
+        return f"the model is on {', '.join(others)}; the kernels are for the CPU and CUDA"
+    if "cuda" in devices and not reference_only():
+        return missing().get("triton")
+    return None
 
 
 def _adopt(module: torch.nn.Module, ours: type) -> None:

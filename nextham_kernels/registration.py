@@ -34,7 +34,7 @@ def define(
     fake: Callable[..., torch.Tensor] | None = None,
     linear_part: Callable[..., tuple] | None = None,
     gradient: Callable[..., tuple] | None = None,
-    vmap: tuple[Callable, Callable] | None = None,
+    vmap: tuple[Callable, Callable] | str | None = None,
     gpu: tuple[str, ...] = (),
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
@@ -54,13 +54,15 @@ def define(
             backward, instead of the reference's from the second on.
         gradient: the derivative as a composition of ops: (grad of the result, arguments …) → gradient of each tensor.
             There is no backward op then, and derivatives of any order exist.
-        vmap: the rules of `torch.library.register_vmap` for the op and for its backward.
+        vmap: the rules of `torch.library.register_vmap` for the op and for its backward; or "rows", if each row of its
+            result comes of the same row of all its tensors: a mapped axis becomes rows.
         gpu: the GPU kernel and, if there is one, that of the derivative, as functions of modules inside `ops`, such as
             `("gate.kernel.forward", "gate.kernel.backward")`, with the arguments of `forward` and of `backward`. They
             are called with contiguous tensors without gradient, all on the current device.
 
     Returns:
-        The op; any derivative with respect to its tensors up to second order exists.
+        The op; any derivative with respect to its tensors up to second order exists. Its `backward` is the backward op,
+        for those who compose derivatives themselves.
     """
     n_tensors = sum(argument.split()[0] == "Tensor" for argument in schema.split(","))
     op_name, backward_name = f"nextham::{name}", f"nextham::{name}_backward"
@@ -80,6 +82,8 @@ def define(
             return (*gradient(grad, *ctx.saved_tensors, *ctx.settings), *(None for _ in ctx.settings))
 
         torch.library.register_autograd(op_name, pull_composed, setup_context=keep)
+        if vmap:
+            torch.library.register_vmap(op_name, _mapped_rows(registered))
         return _direct(registered, run, keep, pull_composed, n_tensors)
 
     torch.library.define(backward_name, f"(Tensor grad, {schema}, bool[] needs) -> Tensor[]")
@@ -126,13 +130,15 @@ def define(
         return (grad2_grad, *found, *(None for _ in ctx.settings))
 
     if vmap:
-        torch.library.register_vmap(op_name, vmap[0])
-        torch.library.register_vmap(backward_name, vmap[1])
+        rules = (_mapped_rows(registered), _mapped_rows(registered_backward)) if vmap == "rows" else vmap
+        torch.library.register_vmap(op_name, rules[0])
+        torch.library.register_vmap(backward_name, rules[1])
     pull_backward = pull_multilinear if linear_part else pull_again
     op = _direct(registered, run, keep, pull, n_tensors)
     op_backward = _direct(registered_backward, run_backward, keep, pull_backward, n_tensors + 1, listed=True)
     torch.library.register_autograd(op_name, pull, setup_context=keep)
     torch.library.register_autograd(backward_name, pull_backward, setup_context=keep)
+    op.backward = op_backward
     return op
 
 
@@ -208,6 +214,25 @@ def _implement(op_name: str, reference: Callable, cpu: Callable, gpu: tuple[str,
     if gpu:
         GPU_KERNELS[op_name] = gpu[0]
     return on_cpu
+
+
+def _mapped_rows(registered: Callable) -> Callable:
+    """The rule of `vmap` for an operator on rows: the mapped axis in front of them becomes rows."""
+
+    def rule(info: object, in_dims: tuple, *args: object) -> tuple:
+        size = info.batch_size
+        moved = [
+            (x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
+            if isinstance(x, torch.Tensor)
+            else x
+            for x, dim in zip(args, in_dims, strict=True)
+        ]
+        found = registered(*moved)
+        if isinstance(found, torch.Tensor):
+            return found.unflatten(0, (size, -1) if len(found) else (size, 0)), 0
+        return [t.unflatten(0, (size, -1) if len(t) else (size, 0)) for t in found], [0] * len(found)
+
+    return rule
 
 
 def _sum(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:

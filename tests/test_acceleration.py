@@ -2,6 +2,7 @@
 
 import copy
 import io
+from unittest import mock
 
 import e3nn
 import harness
@@ -11,8 +12,9 @@ from e3nn import nn as e3nn_nn
 from e3nn import o3
 
 import nextham_kernels
-from nextham_kernels import nn
+from nextham_kernels import acceleration, nn, registration
 from nextham_kernels.acceleration import Report
+from nextham_kernels.loading import gpu_kernel
 
 HIDDEN = "6x0e+4x1o"
 
@@ -153,8 +155,54 @@ def test_copies_of_an_accelerated_model():
 def test_other_devices_stay():
     model = o3.Linear("2x0e", "1x0e").to("meta")
     report = nextham_kernels.accelerate(model)
-    assert report.kept == {"": "the model is on meta; the kernels are for the CPU so far"}
+    assert report.kept == {"": "the model is on meta; the kernels are for the CPU and CUDA"}
     assert type(model) is o3.Linear
+
+
+def test_models_on_cuda(monkeypatch):
+    """Which kernel runs is decided in each call, so nothing but Triton's absence keeps a model on CUDA as it is."""
+    assert acceleration._without_kernels({"cpu"}) is None
+    monkeypatch.setattr(acceleration, "missing", lambda: {})
+    assert acceleration._without_kernels({"cpu", "cuda"}) is None
+    monkeypatch.setattr(acceleration, "missing", lambda: {"triton": "a GPU kernel needs triton"})
+    assert acceleration._without_kernels({"cuda"}) == "a GPU kernel needs triton"
+    assert acceleration._without_kernels({"cpu"}) is None
+    with nextham_kernels.use_reference():
+        assert acceleration._without_kernels({"cuda"}) is None
+
+
+@pytest.mark.triton
+def test_accelerated_model_on_gpu_kernels():
+    """On a GPU, or with its kernels on the CPU by the interpreter: energy, forces and the weights' gradients."""
+    torch.manual_seed(1)
+    model = torch.nn.ModuleDict(
+        {
+            "harmonics": o3.SphericalHarmonics("0e+1o", True, "component"),
+            "product": o3.FullyConnectedTensorProduct("2x0e+1x1o", "0e+1o", "3x0e+1x1o"),
+            "gate": e3nn_nn.Gate("2x0e", [torch.nn.functional.silu], "1x0e", [torch.sigmoid], "1x1o"),
+            "linear": o3.Linear("2x0e+1x1o", "1x0e"),
+        }
+    ).double()
+    x, r = harness.random(3, 5), harness.random(3, 3, seed=1)
+
+    def run(device):
+        x_, r_ = x.to(device), harness.leaf(r.to(device))
+        out = model["linear"](model["gate"](model["product"](x_, model["harmonics"](r_))))
+        grads = torch.autograd.grad(out.sum(), [r_, *model.parameters()])
+        return torch.cat([t.flatten().cpu() for t in (out.detach(), *grads)])
+
+    expected = run(torch.device("cpu"))
+    called = set()
+
+    def counted(name):
+        called.add(name)
+        return gpu_kernel(name)
+
+    with harness.on_gpu() as device, mock.patch.object(registration, "gpu_kernel", counted):
+        model.to(device)
+        assert len(nextham_kernels.accelerate(model).replaced) == 4
+        harness.assert_close(run(device), expected, harness.GOLDEN)
+    assert {"tensor_product.kernel.forward", "tensor_product.kernel.backward", "gate.kernel.forward"} <= called
 
 
 def test_report():

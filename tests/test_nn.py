@@ -194,11 +194,30 @@ def test_gate_uses_the_kernel_where_it_can():
     assert pair("gate_odd")[1]._fused is None
 
 
-@pytest.mark.parametrize("case", ["product", "connected", "square_weights", "linear", "harmonics", "gate_odd"])
+@pytest.mark.parametrize("case", MODULES)
 def test_compile_without_graph_breaks(case):
     _, ours = pair(case)
+    ours.eval()
     x = operands(case, 4)
     harness.assert_close(torch.compile(ours, fullgraph=True, backend="aot_eager")(*x), ours(*x))
+
+
+@pytest.mark.filterwarnings("error:.*performance drop")
+@pytest.mark.parametrize("case", MODULES)
+def test_vmap(case):
+    """The same as one after the other, gradients included; e3nn's NormActivation has no vmap."""
+    _, ours = pair(case)
+    ours.eval()
+    x = {f"x_{i}": t for i, t in enumerate(operands(case, 2, 3))}
+
+    def mapped(**given):
+        return torch.vmap(lambda *each: ours(*each))(*given.values())
+
+    def one_by_one(**given):
+        return torch.stack([ours(*each) for each in zip(*given.values(), strict=True)])
+
+    harness.assert_close(mapped(**x), one_by_one(**x))
+    harness.assert_same_gradients(mapped, one_by_one, x)
 
 
 def test_second_derivatives_of_forces():

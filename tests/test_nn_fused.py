@@ -1,5 +1,8 @@
 """TensorProductLinear and EdgeTensorProduct against the modules that they replace."""
 
+import copy
+import io
+
 import harness
 import pytest
 import torch
@@ -98,6 +101,44 @@ def test_edge_of_zero_length():
     x, radial = harness.random(1, 23), harness.random(1, ours.radial_numel, seed=1)
     zero = torch.zeros(1, 3, dtype=torch.float64)
     harness.assert_close(ours(x, zero, radial), plain(x, zero, radial, ours.weight.detach(), 2), harness.GOLDEN)
+
+
+FUSED = {
+    "TensorProductLinear": (lambda: fused(True)[0].requires_grad_(), lambda: (*inputs(True, 4).values(),)),
+    "EdgeTensorProduct": (lambda: nn.EdgeTensorProduct("3x0e+2x1o", 2, "2x0e+1x1o").double(), lambda: edge_inputs()),
+    "TensorProductConv": (
+        lambda: nn.TensorProductConv("2x0e+1x1o", "1x0e+1x1o", "2x0e+2x1o", GRAPH_PATHS, shared_weights=False).double(),
+        lambda: (harness.random(3, 5), harness.random(4, 4, seed=1), harness.random(4, 4, seed=2), *GRAPH),
+    ),
+    "RadialTensorProduct": (
+        lambda: nn.RadialTensorProduct("2x0e+1x1o", "1x0e+1x1o", "2x0e+2x1o", GRAPH_PATHS, [6, 8]).double(),
+        lambda: (harness.random(3, 5), harness.random(4, 4, seed=1), harness.random(4, 6, seed=2), *GRAPH),
+    ),
+}
+GRAPH_PATHS = [(0, 0, 0, "uvu", True), (0, 1, 1, "uvu", True)]
+GRAPH = torch.tensor([0, 2, 2, 1]), torch.tensor([1, 0, 2, 2])
+
+
+def edge_inputs():
+    module = nn.EdgeTensorProduct("3x0e+2x1o", 2, "2x0e+1x1o")
+    return harness.random(4, 9), harness.random(4, 3, seed=1), harness.random(4, module.radial_numel, seed=2)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_copies_and_compilation(name):
+    """Pickled, copied, in single precision, and by torch.compile without graph breaks."""
+    torch.manual_seed(4)
+    ours, given = FUSED[name][0](), FUSED[name][1]()
+    expected = ours(*given)
+    stored = io.BytesIO()
+    torch.save(ours, stored)
+    stored.seek(0)
+    for other in (copy.deepcopy(ours), torch.load(stored, weights_only=False)):
+        assert torch.equal(other(*given), expected)
+    single = copy.deepcopy(ours).to(torch.float32)(*(t.float() if t.is_floating_point() else t for t in given))
+    assert single.dtype == torch.float32
+    harness.assert_close(single.double(), expected, 1e-5)
+    harness.assert_close(torch.compile(ours, fullgraph=True, backend="aot_eager")(*given), expected)
 
 
 @pytest.mark.parametrize("inversion", [False, True])

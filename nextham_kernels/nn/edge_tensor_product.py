@@ -71,9 +71,26 @@ class EdgeTensorProduct(torch.nn.Module):
             dst: int64 [e], where each edge is summed.
             n_nodes: rows of the result, with `dst`.
         """
-        # The frame's axes are the usual ones, whose (y, z, x) is e3nn's vector.
-        wigner = edge_wigner(vector[:, [2, 0, 1]], self._degree)
-        rows = rotate_to_edges(x, wigner, self._names[0], src)
-        onsite = (vector == 0).all(1)
-        rows = edge_tensor_product(rows, radial, self.weight, onsite, self._names[0], self.l_max, self._names[1])
-        return rotate_to_nodes(rows, wigner, self._names[1], dst, n_nodes)
+        given = x, vector, radial, self.weight, src, dst, n_nodes
+        return _product(*given, self._names[0], self.l_max, self._names[1], self._degree)
+
+
+@torch.compiler.allow_in_graph  # torch.compile sees the ops in it, but need not read how their tables are made
+def _product(
+    x: torch.Tensor,
+    vector: torch.Tensor,
+    radial: torch.Tensor,
+    weight: torch.Tensor,
+    src: torch.Tensor | None,
+    dst: torch.Tensor | None,
+    n_nodes: int | None,
+    irreps_in: str,
+    l_max: int,
+    irreps_out: str,
+    degree: int,
+) -> torch.Tensor:
+    # The frame's axes are the usual ones, whose (y, z, x) is e3nn's vector.
+    wigner = edge_wigner(vector[:, [2, 0, 1]], degree)
+    rows = rotate_to_edges(x, wigner, irreps_in, src)
+    rows = edge_tensor_product(rows, radial, weight, (vector == 0).all(1), irreps_in, l_max, irreps_out)
+    return rotate_to_nodes(rows, wigner, irreps_out, dst, n_nodes)

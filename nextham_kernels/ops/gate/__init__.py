@@ -34,6 +34,7 @@ gate_rows = define(
     cpu.forward,
     cpu.backward,
     lambda x, irreps_out, edge, skip: x.new_empty(len(x), dim_of(irreps_out)),
+    vmap="rows",
     gpu=("gate.kernel.forward", "gate.kernel.backward"),
 )
 

@@ -16,7 +16,7 @@ from nextham_kernels.checks import check_shapes, check_tensors
 from nextham_kernels.ops.layer_norm_silu import cpu, reference
 from nextham_kernels.registration import define
 
-__all__ = ["layer_norm_silu", "layer_norm_silu_vjp"]
+__all__ = ["layer_norm_silu", "layer_norm_silu_backward", "layer_norm_silu_vjp", "layer_norm_silu_vjp_backward"]
 
 _op = define(
     "layer_norm_silu",
@@ -34,6 +34,8 @@ _vjp = define(
     cpu.vjp_backward,
     gpu=("layer_norm_silu.kernel.vjp", "layer_norm_silu.kernel.vjp_backward"),
 )
+# (grad of the result, arguments …, which gradients are wanted) → gradients; unchecked
+layer_norm_silu_backward, layer_norm_silu_vjp_backward = _op.backward, _vjp.backward
 
 
 def layer_norm_silu(h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:

@@ -41,6 +41,7 @@ _op = define(
     None,
     lambda vector, l_max: vector.new_empty(len(vector), (l_max + 1) ** 2),
     gradient=_gradient,
+    vmap="rows",
     gpu=("spherical_harmonics.kernel.forward",),
 )
 

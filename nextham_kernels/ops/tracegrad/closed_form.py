@@ -25,14 +25,19 @@ from torch.autograd.function import FunctionCtx
 
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.loading import interpreted, reference_only
-from nextham_kernels.ops import gram, layer_norm_silu  # noqa: F401 (define the ops of torch.ops.nextham)
+from nextham_kernels.ops.gram import gram, gram_apply
+from nextham_kernels.ops.layer_norm_silu import (
+    layer_norm_silu,
+    layer_norm_silu_backward,
+    layer_norm_silu_vjp,
+    layer_norm_silu_vjp_backward,
+)
 from nextham_kernels.ops.tracegrad import cpu
 from nextham_kernels.sparse_map import SparseMap
 
 __all__ = ["FoldedTraceGrad", "Update", "fold", "invariants"]
 
 EPS = 1e-6
-ops = torch.ops.nextham
 
 
 class FoldedTraceGrad(NamedTuple):
@@ -79,9 +84,9 @@ def fold(weight: torch.Tensor, mlp: list[torch.Tensor], irreps: str) -> FoldedTr
 
 def invariants(x: torch.Tensor, folded: FoldedTraceGrad, edge: bool) -> torch.Tensor:
     """Returns z."""
-    z = torch.addmm(folded.bias, ops.gram(x, x, folded.irreps, edge), folded.forms)
+    z = torch.addmm(folded.bias, gram(x, x, folded.irreps, edge), folded.forms)
     for weight, bias, w, b in folded.layers:
-        z = torch.addmm(b, ops.layer_norm_silu(z, weight, bias, EPS), w.T)
+        z = torch.addmm(b, layer_norm_silu(z, weight, bias, EPS), w.T)
     return z
 
 
@@ -136,16 +141,16 @@ class Update(torch.autograd.Function):
         grads: list[list[torch.Tensor | None]] = [[None] * 4 for _ in layers]
 
         if grad_y is not None:
-            g = [ops.layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], EPS) for j in range(k)]
+            g = [layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], EPS) for j in range(k)]
             g = g or [last.expand(len(x), -1)]
             grad_g = 2 * scale * grad_y  # by C x
-            grad_x = ops.gram_apply(g[0] @ forms.T, grad_g, irreps, edge).add_(grad_y)
-            grad_c = ops.gram(grad_g, x, irreps, edge)
+            grad_x = gram_apply(g[0] @ forms.T, grad_g, irreps, edge).add_(grad_y)
+            grad_c = gram(grad_g, x, irreps, edge)
             if weights:
                 grad_forms = grad_c.T @ g[0]
             pull = grad_c @ forms  # by g_0, and then on through g_j and v_j
             for j in range(k):
-                pull, grad_h[j], *grads[j][:2] = ops.layer_norm_silu_vjp_backward(
+                pull, grad_h[j], *grads[j][:2] = layer_norm_silu_vjp_backward(
                     pull, v[j], h[j], *layers[j][:2], EPS, [True] * 4
                 )
                 if j + 1 < k:
@@ -159,16 +164,16 @@ class Update(torch.autograd.Function):
             weight, shift, w, _ = layers[j]
             if pull is not None:
                 if weights:
-                    y = ops.layer_norm_silu(h[j], weight, shift, EPS)
+                    y = layer_norm_silu(h[j], weight, shift, EPS)
                     grads[j][2:] = _add_product(grads[j][2], pull, y), pull.sum(0)
-                found = ops.layer_norm_silu_backward(pull @ w, h[j], weight, shift, EPS, [True] * 3)
+                found = layer_norm_silu_backward(pull @ w, h[j], weight, shift, EPS, [True] * 3)
                 grad_h[j], *grads[j][:2] = map(_add, (grad_h[j], *grads[j][:2]), found)
             pull = grad_h[j]
         if pull is not None:
             if weights:
                 grad_bias = pull.sum(0)
-                grad_forms = _add_product(grad_forms, ops.gram(x, x, irreps, edge), pull)
-            grad_x = _add(grad_x, ops.gram_apply(pull @ forms.T, x, irreps, edge).mul_(2))
+                grad_forms = _add_product(grad_forms, gram(x, x, irreps, edge), pull)
+            grad_x = _add(grad_x, gram_apply(pull @ forms.T, x, irreps, edge).mul_(2))
         flat = (grad for layer in grads for grad in layer)
         return (None, None, None, None, grad_x, grad_forms, grad_bias, grad_last, *flat)
 
@@ -200,16 +205,16 @@ def _sweep(
     wanted: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]:
     """Returns x′, s [e, 1], z or None, every h_j and every v_j: the formulas of this page, line by line."""
-    h = [torch.addmm(bias, ops.gram(x, x, irreps, edge), forms)]
+    h = [torch.addmm(bias, gram(x, x, irreps, edge), forms)]
     for weight, shift, w, b in layers if wanted else layers[:-1]:
-        h.append(torch.addmm(b, ops.layer_norm_silu(h[-1], weight, shift, eps), w.T))
+        h.append(torch.addmm(b, layer_norm_silu(h[-1], weight, shift, eps), w.T))
     z = h[-1] if wanted else None
     g = last.expand(len(x), -1)
     v = [g] * len(layers)
     for j in reversed(range(len(layers))):
-        g = ops.layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], eps)
+        g = layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], eps)
         if j:
             v[j - 1] = g @ layers[j - 1][2]
-    g = ops.gram_apply(g @ forms.T, x, irreps, edge)  # half of it
+    g = gram_apply(g @ forms.T, x, irreps, edge)  # half of it
     scale = residual * x.norm(dim=1, keepdim=True) / (2 * g.norm(dim=1, keepdim=True) + 1e-5)
     return torch.addcmul(x, scale, g, value=2), scale, z, h[: len(layers)], v
