@@ -20,13 +20,15 @@ if not torch.cuda.is_available():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deselects the tests of what is not there: the reference data of a checkout that stands alone, triton, nvcc."""
+    """Deselects the tests of what is not there: the reference data of a checkout that stands alone, programs."""
     absent = set() if SHARED.is_dir() else {"shared"}
     # Triton is made for Linux alone; `NEXTHAM_REQUIRE=triton-interpreted` makes its absence a failure.
     if importlib.util.find_spec("triton") is None and "triton-interpreted" not in REQUIRED:
         absent.add("triton")
     if shutil.which("nvcc") is None and "nvcc" not in REQUIRED:
         absent.add("nvcc")
+    if importlib.util.find_spec("pyatb") is None:
+        absent.add("pyatb")
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in absent)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

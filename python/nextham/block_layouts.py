@@ -143,10 +143,12 @@ def from_sparse(
         order: component order of rows and columns.
 
     Raises:
-        ValueError: n_spin, dimension, or a lattice vector that occurs twice.
+        ValueError: n_spin, dimension, a lattice vector that occurs twice, or an atom outside the cell along a direction
+            without periodicity.
     """
     if n_spin not in (1, 4):
         raise ValueError(f"n_spin: expected 1 or 4 (n_spin 2 is two matrices, see Blocks.collinear), got {n_spin}")
+    structure.require_inside()
     structure, _ = structure.wrapped()
     R = np.asarray(R, dtype=np.int64).reshape(-1, 3)
     if len(np.unique(R, axis=0)) != len(R) or len(matrices) != len(R):

@@ -65,15 +65,33 @@ class Structure:
     def wrapped(self) -> tuple[Structure, np.ndarray]:
         """Returns the structure with every atom inside the cell, and the integer shifts s [n, 3] that were taken off.
 
-        fractional_wrapped = fractional − s lies in [0, 1). ABACUS does this before it numbers lattice vectors R, and so
-        do all matrices here. A coordinate that is zero but for rounding (1e-12) counts as zero, as in ABACUS.
+        fractional_wrapped = fractional − s lies in [0, 1) along periodic directions; along others atoms stay where they
+        are. ABACUS does this before it numbers lattice vectors R, and so do all matrices here. A coordinate that is
+        zero but for rounding (1e-12) counts as zero, as in ABACUS.
         """
         fractional = self.fractional()
         inside = np.fmod(fractional + 10000.0, 1.0)  # 10000 + x swallows rounding noise below 1e-12
-        shifts = np.rint(fractional - inside).astype(np.int64)
+        shifts = np.rint(fractional - inside).astype(np.int64) * np.array(self.pbc)
         if not shifts.any():
             return self, shifts
         return Structure(self.cell, self.positions - shifts @ self.cell, self.numbers, self.pbc), shifts
+
+    def require_inside(self) -> None:
+        """Refuses atoms outside the cell along a direction without periodicity.
+
+        Files of programs that only know periodic cells cannot say such a thing: a reader would move the atom by a
+        lattice vector.
+
+        Raises:
+            ValueError: there is one.
+        """
+        shifts = Structure(self.cell, self.positions, self.numbers).wrapped()[1]
+        atoms, axes = np.nonzero(shifts * ~np.array(self.pbc))
+        if len(atoms):
+            raise ValueError(
+                f"structure: atom {atoms[0]} lies outside the cell along lattice vector {axes[0] + 1}, where the "
+                "structure is not periodic; ABACUS's files know periodic cells alone, so move the atoms into the cell"
+            )
 
     def supercell(self, n1: int, n2: int, n3: int) -> Structure:
         """Returns n1·n2·n3 copies; the atoms of cell (c1, c2, c3) follow each other, c3 counting fastest.

@@ -219,9 +219,9 @@ def test_rotation(files, pieces, improper):
 
 
 def test_open_directions(files):
-    """A molecule near the edge of a box without periodicity: the orbitals go on outside the box."""
+    """A molecule across the edge of a box without periodicity: the orbitals go on outside the box."""
     box = np.diag([4.0, 30.0, 30.0])
-    positions = np.array([[0.1, 15.0, 15.0], [1.4, 15.3, 14.8]])
+    positions = np.array([[-0.6, 15.0, 15.0], [0.7, 15.3, 14.8]])
     numbers = np.array([14, 1])
     wide = Structure(np.diag([30.0, 30.0, 30.0]), positions + np.array([14.0, 0, 0]), numbers)
     narrow = Structure(box, positions, numbers, (False, True, True))

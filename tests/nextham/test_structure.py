@@ -32,6 +32,19 @@ def test_wrapped_is_idempotent(fractional):
     np.testing.assert_array_equal(once.positions, twice.positions)
 
 
+def test_open_directions_are_not_wrapped():
+    """A molecule that sticks out of its box stays whole."""
+    molecule = np.array([[-0.1, 1.3, 0.5], [0.1, -0.2, 0.5]])
+    structure = Structure(CELL, molecule @ CELL, [6, 8], (False, True, False))
+    wrapped, shifts = structure.wrapped()
+    np.testing.assert_array_equal(shifts, [[0, 1, 0], [0, -1, 0]])
+    np.testing.assert_allclose(wrapped.fractional(), molecule - shifts, atol=1e-12)
+    with pytest.raises(ValueError, match="structure: atom 0 lies outside the cell along lattice vector 1, where"):
+        structure.require_inside()
+    Structure(CELL, molecule @ CELL, [6, 8]).require_inside()
+    Structure(CELL, (molecule + np.array([0.2, 0, 0])) @ CELL, [6, 8], (False, True, False)).require_inside()
+
+
 def test_supercell_repeats_atoms_in_blocks():
     structure = Structure(CELL, [[0.1, 0.2, 0.3], [2.0, 2.0, 2.0]], [14, 8])
     large = structure.supercell(2, 1, 3)

@@ -4,7 +4,9 @@ H of step zero is that of the superposed atomic densities, what ABACUS starts fr
 Orbitals (.orb) and norm-conserving pseudopotentials (.upf) of every element are taken from one folder, plain, .xz or
 .gz; `nextham basis check DIR` says what it has. The output folder gets hrs0_nao.csr and srs1_nao.csr (ABACUS text, the
 HR_route and SR_route of PyATB), STRU, hamiltonian.h5 (H0 and S in our format) and summary.json; with --position also
-rr.csr, the matrix elements of the position (rR_route). Radial tables are kept in ~/.cache/nextham (NEXTHAM_CACHE).
+rr.csr, the matrix elements of the position (rR_route). As in ABACUS's own files, elements of the .csr files below 1e-10
+(H in Ry) are left out, and with them pairs of atoms that have no others; hamiltonian.h5 keeps every bit. Radial tables
+are kept in ~/.cache/nextham (NEXTHAM_CACHE).
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     stages = Stages()
     with stages("reading the files"):
         structure = read_structure(args.structure)
+        structure.require_inside()
         files = AtomicFiles.read(args.basis, structure.numbers)
     with stages("H of step zero"), bar("grid") as move:
         h0, overlap = build_h0(structure, files, memory_budget=args.memory_budget, progress=move)

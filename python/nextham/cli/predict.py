@@ -122,6 +122,7 @@ def _computed(args: argparse.Namespace, stages: Stages) -> tuple[Structure, Bloc
 
     with stages("reading the files"):
         structure = read_structure(args.structure)
+        structure.require_inside()
         files = AtomicFiles.read(args.basis, structure.numbers)
     with stages("H of step zero"), bar("grid") as move:
         h0, overlap = build_h0(structure, files, memory_budget=args.memory_budget, progress=move)
