@@ -65,6 +65,8 @@ def measure(op: str, arguments: argparse.Namespace) -> list[record.Line]:
     names = [arguments.impl, *arguments.against]
     ceilings = timing.ceilings(device)
     runs, results, peaks = {}, {}, {}
+    if arguments.keep_memory:
+        timing.keep_memory()
     for name in names:
         runs[name] = module.IMPLEMENTATIONS[name](problem)[direction]
         results[name], peaks[name] = timing.peak_memory(runs[name], device)
@@ -73,15 +75,13 @@ def measure(op: str, arguments: argparse.Namespace) -> list[record.Line]:
         if not difference <= arguments.tolerance:
             raise ValueError(f"{names[0]} and {name} differ by {difference:.3g}, more than {arguments.tolerance:g}")
     results.clear()
-    for name in names:
-        runs[name]()
-    seconds = timing.interleaved(runs, timing.clock_of(device), arguments.repeats)
+    seconds = timing.warm(runs, timing.clock_of(device), arguments.repeats)
     times = {name: timing.quantiles(seconds[name]) for name in names}
     ours, gflop, gbytes = times[names[0]], problem.gflop(direction), problem.gbytes(direction)
     label = getattr(module, "label", lambda case, _: case)
     common = {
         "op": op,
-        "case": label(arguments.case, arguments),
+        "case": label(arguments.case, arguments) + ("/kept" if arguments.keep_memory else ""),
         "direction": direction,
         "impl": arguments.impl,
         "device": record.device_name(device),
@@ -128,6 +128,9 @@ def parser_of(op: str, module: ModuleType) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of every implementation")
     parser.add_argument("--repeats", type=int, help="timed rounds (default: 20 s of them, at least 5)")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="largest max_rel_diff (default 1e-3)")
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="freed memory stays in the process (Linux); the case is then …/kept"
+    )
     parser.add_argument("--json", action="store_true", help="print the JSON lines and nothing else")
     parser.add_argument("--no-save", action="store_true", help="do not append to results/<device>/<op>.jsonl")
     if hasattr(module, "add_arguments"):

@@ -1,10 +1,12 @@
 """From a structure to H of step zero and to the prediction, stage by stage: silicon, displaced by 0.05 Å.
 
 Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the grid), `h0` (all of it, tables and files
-in memory), `network` (four networks of the published sizes with random weights, from H(0) to ΔH, in pieces) and `total`
-(both). `reference` runs every op's plain reference. The files are those of `--basis DIR` (the case is then called
-`…/files`), or Gaussian functions with the shells, projectors and radii of published silicon. H(0) is computed in double
-precision; `--dtype` is that of the networks. Bytes and flops are not counted.
+in memory), `network` (four networks of the published sizes with random weights, from H(0) to ΔH, in pieces), `total`
+(both) and `bands` (all levels at a mesh of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one for
+512). Cases `slab64-…` are 64 atoms with so many Å of vacuum in their cell. `reference` runs every op's plain reference.
+The files are those of `--basis DIR` (the case is then called `…/files`), or Gaussian functions with the shells,
+projectors and radii of published silicon. H(0) is computed in double precision; `--dtype` is that of the networks.
+Bytes and flops are not counted.
 """
 
 import argparse
@@ -20,14 +22,19 @@ from nextham.blocks import Blocks
 from nextham.h0 import AtomicFiles, build_h0, local_potential, nonlocal_potential, overlap_and_kinetic
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
+from nextham.kspace import bands_at
 from nextham.model import Ensemble, NextHAMConfig, predict_delta
 from nextham.structure import Structure
 from nextham_kernels.loading import use_reference
 
 __all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "label", "problem"]
 
-CASES = {"si1": 1, "si2": 2, "si64": 64, "si216": 216, "si512": 512, "si1728": 1728, "si4096": 4096}
-DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "network", "total")
+ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096)
+VACUUM = (0, 10, 40, 160, 640)
+CASES = {f"si{n}": (n, 0) for n in ATOMS} | {f"slab64-{height}": (64, height) for height in VACUUM}
+DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "network", "total", "bands")
+MESH = {2: 6, 64: 2}
+"""Atoms → k-points along each lattice vector; one for all others."""
 LATTICE_CONSTANT = 5.43
 NETWORK_BUDGET = 1 << 30
 
@@ -51,7 +58,17 @@ class Problem:
     @cached_property
     def h0(self) -> Blocks:
         """What the networks read."""
-        return build_h0(self.structure, self.files)[0]
+        return self.matrices[0]
+
+    @cached_property
+    def matrices(self) -> tuple[Blocks, Blocks]:
+        """H(0) and S."""
+        return build_h0(self.structure, self.files)
+
+    def bands(self) -> Tensors:
+        """All levels at the mesh."""
+        n = MESH.get(self.structure.n_atoms, 1)
+        return {"levels": torch.from_numpy(bands_at(*self.matrices, np.array(list(np.ndindex(n, n, n))) / n))}
 
     @cached_property
     def ensemble(self) -> Ensemble:
@@ -85,7 +102,7 @@ def problem(case: str, dtype: torch.dtype, device: torch.device, arguments: argp
     """
     if device.type != "cpu":
         raise ValueError("device: H(0) is computed on the CPU")
-    structure = _silicon(CASES[case])
+    structure = _silicon(*CASES[case])
     files = _gaussian() if arguments.basis is None else AtomicFiles.read(arguments.basis, structure.numbers)
     return Problem(structure, files, dtype)
 
@@ -106,6 +123,7 @@ def kernels(problem: Problem) -> Runs:
         "h0": lambda: _tensors(**dict(zip("hs", build_h0(structure, files), strict=True))),
         "network": lambda: _tensors(delta=predict_delta(problem.ensemble, problem.h0, NETWORK_BUDGET)),
         "total": total,
+        "bands": problem.bands,
     }
 
 
@@ -131,7 +149,7 @@ def _tensors(**matrices: Blocks) -> Tensors:
     return {name: torch.view_as_real(numbers) if numbers.is_complex() else numbers for name, numbers in data.items()}
 
 
-def _silicon(n_atoms: int) -> Structure:
+def _silicon(n_atoms: int, vacuum: float) -> Structure:
     """The primitive cell, or repetitions of the cubic one, every atom displaced; one atom alone in a small cell."""
     a, rng = LATTICE_CONSTANT, np.random.default_rng(0)
     if n_atoms <= 2:
@@ -142,7 +160,8 @@ def _silicon(n_atoms: int) -> Structure:
         n = round((n_atoms / 8) ** (1 / 3))
         structure = cubic.supercell(n, n, n)
     moved = structure.positions + 0.05 * rng.standard_normal(structure.positions.shape)
-    return Structure(structure.cell, moved, structure.numbers)
+    cell = structure.cell + np.diag([0.0, 0.0, vacuum])
+    return Structure(cell, moved, structure.numbers)
 
 
 def _gaussian() -> AtomicFiles:

@@ -22,8 +22,10 @@ __all__ = [
     "ceilings",
     "clock_of",
     "interleaved",
+    "keep_memory",
     "peak_memory",
     "quantiles",
+    "warm",
 ]
 
 Run = Callable[[], object]
@@ -124,6 +126,41 @@ def interleaved(
         order.reverse()
         done += 1
     return seconds
+
+
+LONG = 20.0
+"""Seconds of a run that is timed once."""
+
+
+def warm(runs: Mapping[str, Run], clock: Clock, repeats: int | None = None) -> dict[str, list[float]]:
+    """Warms runs up and times them as `interleaved`; one alone that takes more than 20 s is timed in its warm-up.
+
+    Args:
+        runs: name → what to time.
+        clock: the clock.
+        repeats: number of rounds; None as in `interleaved`.
+
+    Returns:
+        name → seconds of every round.
+    """
+    first = {name: clock.measure(run) for name, run in runs.items()}
+    if repeats is None and len(runs) == 1 and max(first.values()) > LONG:
+        return {name: [seconds] for name, seconds in first.items()}
+    return interleaved(runs, clock, repeats)
+
+
+def keep_memory() -> None:
+    """Keeps freed memory in the process, so that later runs find it there.
+
+    A virtual machine may take back what a process gives back, and hand it out again far slower than memory is written.
+
+    Raises:
+        ValueError: another C library than glibc.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    trim_threshold, largest_map_count = -1, -4
+    if set_option is None or not (set_option(trim_threshold, -1) and set_option(largest_map_count, 0)):
+        raise ValueError("keep-memory: expected glibc, whose allocator can be told to")
 
 
 class Ceilings(NamedTuple):

@@ -157,6 +157,15 @@ def test_interleaved_stops_when_its_time_is_spent():
         timing.interleaved({}, clock, repeats=0)
 
 
+def test_a_long_run_is_timed_once():
+    runs = {"a": lambda: None}
+    assert timing.warm(runs, timing.WallClock(FakeTime([0, 30])))["a"] == [30]
+    assert timing.warm(runs, timing.WallClock(FakeTime([0, 30, 40, 65])), repeats=1)["a"] == [25]
+    assert timing.warm(runs, timing.WallClock(FakeTime(np.arange(100.0) * 5)))["a"] == [5] * 5
+    both = timing.warm(runs | {"b": lambda: None}, timing.WallClock(FakeTime(np.arange(100.0) * 30)))
+    assert len(both["a"]) == len(both["b"]) == 5
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from the kernel's pages")
 def test_peak_memory_counts_what_a_run_holds_at_once():
     megabytes = 10**6 // 8
