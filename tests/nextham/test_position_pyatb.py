@@ -37,8 +37,6 @@ def velocities(hamiltonian, overlap, position, k):
 @pytest.mark.parametrize("name", ["Si-1", pytest.param("GaAs-1", marks=pytest.mark.slow)])
 def test_velocities_are_those_of_pyatb(shared, name, tmp_path, monkeypatch):
     """Products of them, which have no phases, in windows of transition energy from occupied levels."""
-    from pyatb.init_tb import init_tb
-
     folder = sample("Si-1") if name == "Si-1" else shared / "data/abacus" / name
     structure = read_stru(folder / "STRU").structure
     position = position_matrix(structure, read_orbitals(shared / "data/basis", structure.numbers))
@@ -46,8 +44,9 @@ def test_velocities_are_those_of_pyatb(shared, name, tmp_path, monkeypatch):
     hamiltonian, overlap = (read_blocks(folder / word, structure, position[0].basis) for word in names)
     overlap = overlap.spinless()
     vectors = np.unique(np.concatenate([m.graph.R for m in (hamiltonian, overlap, *position)]), axis=0)
-    monkeypatch.chdir(tmp_path)  # PyATB writes into the folder Out
-    (tmp_path / "Out").mkdir()
+    monkeypatch.chdir(tmp_path)  # PyATB makes a folder Out where it is imported
+    from pyatb.init_tb import init_tb
+
     write_blocks("h.csr", hamiltonian, R=vectors, digits=12)
     write_blocks("s.csr", overlap.with_spin(4), letter="S", R=vectors, digits=12)
     write_position("rr.csr", position, spinor=True, R=vectors, digits=12)
