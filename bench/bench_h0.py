@@ -2,8 +2,8 @@
 
 Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the grid), `h0` (all of it, tables and files
 in memory), `network` (four networks of the published sizes with random weights, from H(0) to ΔH, in pieces), `total`
-(both) and `bands` (all levels at a mesh of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one for
-512). Cases `slab64-…` are 64 atoms with so many Å of vacuum in their cell. `reference` runs every op's plain reference.
+(both) and `bands` (levels of H(0) at a mesh of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one for
+more; from 512 atoms on the 64 levels nearest to 6 eV, which lies between occupied and empty ones, else all). Cases `slab64-…` are 64 atoms with so many Å of vacuum in their cell. `reference` runs every op's plain reference.
 The files are those of `--basis DIR` (the case is then called `…/files`), or Gaussian functions with the shells,
 projectors and radii of published silicon. H(0) is computed in double precision; `--dtype` is that of the networks.
 Bytes and flops are not counted.
@@ -22,7 +22,7 @@ from nextham.blocks import Blocks
 from nextham.h0 import AtomicFiles, build_h0, local_potential, nonlocal_potential, overlap_and_kinetic
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
-from nextham.kspace import bands_at
+from nextham.kspace import bands_at, levels_near
 from nextham.model import Ensemble, NextHAMConfig, predict_delta
 from nextham.structure import Structure
 from nextham_kernels.loading import use_reference
@@ -33,6 +33,7 @@ ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096)
 VACUUM = (0, 10, 40, 160, 640)
 CASES = {f"si{n}": (n, 0) for n in ATOMS} | {f"slab64-{height}": (64, height) for height in VACUUM}
 DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "network", "total", "bands")
+MANY = 512
 MESH = {2: 6, 64: 2}
 """Atoms → k-points along each lattice vector; one for all others."""
 LATTICE_CONSTANT = 5.43
@@ -66,7 +67,9 @@ class Problem:
         return build_h0(self.structure, self.files)
 
     def bands(self) -> Tensors:
-        """All levels at the mesh."""
+        """Levels at the mesh."""
+        if self.structure.n_atoms >= MANY:
+            return {"levels": torch.from_numpy(levels_near(*self.matrices, np.zeros(3), 6.0, 64))}
         n = MESH.get(self.structure.n_atoms, 1)
         return {"levels": torch.from_numpy(bands_at(*self.matrices, np.array(list(np.ndindex(n, n, n))) / n))}
 

@@ -17,7 +17,7 @@ from nextham.io.csr import read_blocks, read_csr
 from nextham.io.errors import FileError
 from nextham.io.stru import read_stru
 from nextham.kpath import BandPath, band_path, path_through
-from nextham.kspace import bands_at, eigenvectors_at, has_time_reversal, overlap_with_spin
+from nextham.kspace import bands_at, eigenvectors_at, has_time_reversal, levels_near, overlap_with_spin
 from nextham.structure import Structure
 from nextham.units import BOHR, RYDBERG
 
@@ -130,6 +130,23 @@ def test_spin_forms():
 def test_memory_bound_changes_nothing():
     h, s = real(data.sample("Si-1"))
     np.testing.assert_allclose(bands_at(h, s, K[:2], memory=1), bands_at(h, s, K[:2]), rtol=0, atol=1e-10)
+
+
+def test_levels_near():
+    """Of a crystal with spin–orbit coupling and of a larger cell without spin, those of the whole spectrum."""
+    h, s = real(data.sample("Si-1"))
+    for hamiltonian, overlap, k, energy, count in (
+        (h, s, K[1], 6.7, 9),
+        (h.channel(0).supercell(2, 1, 1), s.spinless().supercell(2, 1, 1), np.array([0.1, 0.2, 0.3]), 30.0, 11),
+    ):
+        whole = bands_at(hamiltonian, overlap, k[None])[0]
+        expected = np.sort(whole[np.argsort(np.abs(whole - energy))[:count]])
+        found = levels_near(hamiltonian, overlap, k, energy, count)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="count: expected 1 to 50 of 52 levels, got 51"):
+        levels_near(h, s, K[0], 6.7, 51)
+    with pytest.raises(ValueError, match="n_spin 2 is two matrices"):
+        levels_near(*chain(2), K[0], 0.0, 1)
 
 
 def test_eigenvectors():

@@ -256,9 +256,10 @@ def test_contract(files, tmp_path):
         build_h0(STRUCTURE, files, memory_budget=0)
     with pytest.raises(ValueError, match="functional: expected one of pbe, lda, got 'scan'"):
         build_pieces(STRUCTURE, files, functional="scan", energy_cutoff=30.0)
-    twice = Structure(CELL, np.array([[0.1, 0.2, 0.3], [4.0, 0.4, 0.4]]), np.array([1, 14]))
-    with pytest.raises(ValueError, match="structure: atoms 0 and 1 are at the same place"):
-        build_h0(twice, files)
+    for beyond, words in ((0.0, r"0\.000"), (0.05, r"0\.050")):
+        twice = Structure(CELL, np.array([[0.1, 0.2, 0.3], [4.0 + beyond, 0.4, 0.4]]), np.array([1, 14]))
+        with pytest.raises(ValueError, match=f"structure: atoms 0 and 1 are at the same place \\({words} Å apart"):
+            build_h0(twice, files)
     with pytest.raises(ValueError, match="cell: the three lattice vectors span no volume"):
         Structure(np.ones((3, 3)), POSITIONS, STRUCTURE.numbers)
     with pytest.raises(OSError, match="there is no orbital file for Si"):

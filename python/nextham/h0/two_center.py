@@ -39,6 +39,9 @@ Q_MAX = 100.0
 SPACING = 0.02
 """Spacing of the tables in |R|, Bohr; six points are off by 2e-9 in S and 2e-7 Ry in T of published orbitals."""
 
+SAME_PLACE = 0.1
+"""Å; two atoms that are closer are an error of the input: a bond of hydrogen is 0.74 Å long."""
+
 _CHUNK = 1 << 12
 """Edges that are interpolated at a time: some 25 MB for the largest published elements."""
 
@@ -120,15 +123,15 @@ def orbital_graph(structure: Structure, radius: Mapping[int, float]) -> Graph:
         radius: atomic number → where the functions end, Å.
 
     Raises:
-        ValueError: two atoms at the same place.
+        ValueError: two atoms at the same place, less than 0.1 Å apart.
     """
     reach = np.array([radius[int(z)] for z in structure.numbers])
     graph = neighbour_graph(structure, 2 * float(reach.max()))
     distance = graph.distance()
-    close = (distance < 1e-3) & ~graph.onsite()
-    if close.any():
-        i, j = graph.src[close][0], graph.dst[close][0]
-        raise ValueError(f"structure: atoms {i} and {j} are at the same place")
+    close = np.flatnonzero((distance < SAME_PLACE) & ~graph.onsite())
+    if len(close):
+        i, j, apart = graph.src[close[0]], graph.dst[close[0]], distance[close[0]]
+        raise ValueError(f"structure: atoms {i} and {j} are at the same place ({apart:.3f} Å apart)")
     return graph.select(distance < reach[graph.src] + reach[graph.dst])
 
 
