@@ -9,7 +9,8 @@ computed on these grids too (Ry), and `--plot` draws their errors against the gr
 Columns: gauge MAE and largest element against ABACUS's H of step zero (meV); largest difference of the bands at three
 k-points (meV), of all levels below 20 eV; of S; of the elements that depend on spin or are imaginary (eV);
 and with `--egg-box` the egg-box error, the largest change of an element of V when all atoms are moved by (0.3, 0.4,
-0.2) steps of the grid (meV).
+0.2) steps of the grid (meV); with `--single` by how much single precision on the grid changes V at most and on average
+over its elements (meV).
 """
 
 import argparse
@@ -83,6 +84,7 @@ def measure(
     data: Path,
     energies: Sequence[float],
     egg_box: bool = False,
+    single: bool = False,
 ) -> list[record.Line]:
     """Returns the lines of one sample: the default grid first."""
     files = AtomicFiles.read(data / "basis", structure.numbers)
@@ -117,7 +119,12 @@ def measure(
                 "overlap": float(np.abs(difference).max()),
                 "spin_eV": _spin_error(pieces, reference),
                 "egg_box_meV": None,
+                "single_meV": None,
             }
+        if energy is None and single:
+            rounded = local_potential(pieces.overlap, files.orbitals, files.pseudopotentials, dtype=torch.float32)
+            change = 1e3 * np.abs(rounded.data - pieces.local.data)
+            line |= {"single_meV": float(change.max()), "single_mean_meV": float(change[pieces.local.data != 0].mean())}
         if energy is None and egg_box:
             moved = (_moved(structure, grid.shape, steps) for steps in ((0, 0, 0), (0.3, 0.4, 0.2)))
             here, there = (build_pieces(s, files).local for s in moved)
@@ -155,18 +162,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--energies", default="", help="more grids, Ry, separated by commas")
     parser.add_argument("--plot", type=Path, help="draws the errors on these grids")
     parser.add_argument("--egg-box", action="store_true", help="the egg-box error too: two more runs per sample")
+    parser.add_argument(
+        "--single", action="store_true", help="single precision too: another run of the grid per sample"
+    )
     parser.add_argument("--no-save", action="store_true", help="do not append the lines to the results")
     arguments = parser.parse_args(argv)
     energies = [float(x) for x in arguments.energies.split(",") if x]
     lines = []
-    print("| sample | grid | MAE, meV | largest | bands | S | spin, eV | egg-box |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| sample | grid | MAE, meV | largest | bands | S | spin, eV | egg-box | single |\n|---|---|---|---|---|---|---|---|---|"
+    )
     for sample in samples(arguments.data, arguments.names):
-        for line in measure(*sample, arguments.data, energies, arguments.egg_box):
+        for line in measure(*sample, arguments.data, energies, arguments.egg_box, arguments.single):
             lines.append(line)
             if not arguments.no_save:
                 record.save(line)
             if line["default"]:
-                keys = ("mae_meV", "max_meV", "bands_meV", "overlap", "spin_eV", "egg_box_meV")
+                keys = ("mae_meV", "max_meV", "bands_meV", "overlap", "spin_eV", "egg_box_meV", "single_meV")
                 row = ["–" if line[key] is None else f"{line[key]:.2g}" for key in keys]
                 shape = "×".join(map(str, line["shape"]))
                 print(f"| {line['case']} | {shape} | {' | '.join(row)} |", flush=True)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import harness
 import numpy as np
 import pytest
 import scipy.linalg
@@ -12,7 +13,8 @@ import torch
 from basis_files import orb_text, upf_text
 from gaussian_orbitals import harmonics, radial
 
-from nextham.h0 import AtomicFiles, build_h0, build_pieces, local_potential, overlap_and_kinetic
+from nextham.h0 import AtomicFiles, build_h0, build_pieces, local, local_potential, overlap_and_kinetic
+from nextham.h0.grid import AtomsOfBricks
 from nextham.h0.local import default_energy
 from nextham.h0.xc import functional_named
 from nextham.io.csr import read_blocks
@@ -216,6 +218,42 @@ def test_rotation(files, pieces, improper):
     found = build_pieces(structure, files, energy_cutoff=100.0).hamiltonian()
     np.testing.assert_array_equal(found.graph.R, expected.graph.R)
     np.testing.assert_allclose(found.data, expected.data, rtol=0, atol=1e-8)
+
+
+@pytest.mark.triton
+def test_gpu_kernels_make_the_same(files, monkeypatch):
+    """The whole path on a GPU, or by the interpreter, with bricks as a GPU has them; single precision on the grid."""
+    structure = Structure(np.diag([6.0, 6.5, 7.0]), np.array([[0.1, 0.2, 0.3], [1.2, 0.6, 0.9]]), np.array([14, 1]))
+    expected = build_pieces(structure, files, energy_cutoff=5.0)
+    monkeypatch.setattr(local, "BRICK", local.BRICK_ON_GPU // 2)
+    with harness.on_gpu() as device:
+        found = build_pieces(structure, files, energy_cutoff=5.0, device=device)
+        single = local_potential(
+            expected.overlap,
+            files.orbitals,
+            files.pseudopotentials,
+            energy_cutoff=5.0,
+            device=device,
+            dtype=torch.float32,
+        )
+    for name in ("overlap", "kinetic", "nonlocal_part", "local"):
+        actual, exact = getattr(found, name).data, getattr(expected, name).data
+        np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-11 * np.abs(exact).max(), err_msg=name)
+    error = np.abs(single.data - expected.local.data).max()
+    assert 0 < error < 1e-4
+
+
+def test_bricks_fit_the_memory():
+    """On a GPU bricks are worked on in pieces that fit the budget; on the CPU, and without any, there are no pieces."""
+    near = AtomsOfBricks(np.array([0, 3, 3, 5, 9]), np.array([0, 1, 2, 1, 4, 0, 1, 3, 4]))
+    alive, gpu = np.array([0, 2, 3]), torch.device("cuda")
+    one = 8 * (20 * (512 + 20) + 5 * 16) + 400 * 512
+    for budget, lengths in ((1, [1, 1, 1]), (2 * one, [2, 1]), (3 * one, [3])):
+        assert [len(x) for x in local._pieces(alive, near, 512, 5, budget, gpu)] == lengths
+    assert [len(x) for x in local._pieces(alive, near, 512, 5, 1, torch.device("cpu"))] == [3]
+    assert local._pieces(alive[:0], near, 512, 5, 1, gpu) == []
+    part = near.select(alive[1:])
+    assert part.starts.tolist() == [0, 2, 6] and part.image.tolist() == [1, 4, 0, 1, 3, 4]
 
 
 def test_open_directions(files):

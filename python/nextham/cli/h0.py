@@ -34,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
     )
     parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
+    parser.add_argument("--device", default="cpu", help="where it is computed: cpu (default), cuda or cuda:N")
+    parser.add_argument(
+        "--single", action="store_true", help="single precision on the grid: quicker on a GPU, off by 0.05 meV at most"
+    )
     parser.add_argument(
         "--memory-budget",
         type=memory_size,
@@ -44,18 +48,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham h0`."""
+    import torch
+
     from nextham.cli.progress import Stages, bar, peak_memory_mb
     from nextham.cli.run_folder import write_run, write_summary
+    from nextham.device import checked_device
     from nextham.h0 import AtomicFiles, build_h0, position_matrix
     from nextham.io.structure_file import is_stru, read_structure
 
+    device, dtype = checked_device(args.device), torch.float32 if args.single else torch.float64
     stages = Stages()
     with stages("reading the files"):
         structure = read_structure(args.structure)
         structure.require_inside()
         files = AtomicFiles.read(args.basis, structure.numbers)
     with stages("H of step zero"), bar("grid") as move:
-        h0, overlap = build_h0(structure, files, memory_budget=args.memory_budget, progress=move)
+        h0, overlap = build_h0(
+            structure, files, memory_budget=args.memory_budget, progress=move, device=device, dtype=dtype
+        )
     position = None
     if args.position:
         with stages("position"):
@@ -71,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         "edges": h0.n_edges,
         "n_spin": h0.n_spin,
         "basis": str(args.basis),
+        "device": str(device),
+        "precision": "single on the grid" if args.single else "double",
         "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from nextham.cli.memory_size import memory_size
 
 if TYPE_CHECKING:
+    import torch
+
     from nextham.blocks import Blocks
     from nextham.cli.progress import Stages
     from nextham.structure import Structure
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
     parser.add_argument("--raw", action="store_true", help="write the prediction as it is, not its Hermitian part")
     parser.add_argument("--precision", choices=("single", "double"), default="single", help="of the network")
-    parser.add_argument("--device", default="cpu", help="where the networks run: cpu (default), cuda or cuda:N")
+    parser.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda or cuda:N")
     parser.add_argument(
         "--memory-budget",
         type=memory_size,
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("h0, overlap, basis: give either --h0 and --overlap, or --basis")
     device = checked_device(args.device)
     stages = Stages()
-    structure, h0, overlap, stru = _computed(args, stages) if args.basis else _read(args, stages)
+    structure, h0, overlap, stru = _computed(args, device, stages) if args.basis else _read(args, stages)
     with stages("loading the model"):
         ensemble = load_any(args.model).to(device)
         if args.precision == "double":
@@ -114,7 +116,9 @@ def _read(args: argparse.Namespace, stages: Stages) -> tuple[Structure, Blocks, 
         return structure, h0, read_blocks(args.overlap, structure, basis, unit="1").spinless(), stru
 
 
-def _computed(args: argparse.Namespace, stages: Stages) -> tuple[Structure, Blocks, Blocks, Path | None]:
+def _computed(
+    args: argparse.Namespace, device: torch.device, stages: Stages
+) -> tuple[Structure, Blocks, Blocks, Path | None]:
     """The same from orbitals and pseudopotentials."""
     from nextham.cli.progress import bar
     from nextham.h0 import AtomicFiles, build_h0
@@ -125,5 +129,5 @@ def _computed(args: argparse.Namespace, stages: Stages) -> tuple[Structure, Bloc
         structure.require_inside()
         files = AtomicFiles.read(args.basis, structure.numbers)
     with stages("H of step zero"), bar("grid") as move:
-        h0, overlap = build_h0(structure, files, memory_budget=args.memory_budget, progress=move)
+        h0, overlap = build_h0(structure, files, memory_budget=args.memory_budget, progress=move, device=device)
     return structure, h0, overlap, Path(args.structure) if is_stru(args.structure) else None

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from nextham.blocks import Blocks
 from nextham.h0.local import add_local_potential, local_potential
 from nextham.h0.nonlocal_part import nonlocal_potential
@@ -73,6 +75,8 @@ def build_pieces(
     functional: str | None = None,
     memory_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Pieces:
     """Returns S, T, V_NL and V of a structure from orbitals and pseudopotentials alone.
 
@@ -83,13 +87,15 @@ def build_pieces(
         functional: `pbe` or `lda`; None takes that of the pseudopotentials.
         memory_budget: bytes for what the grid needs beside the result.
         progress: called with (bricks of the grid done, all bricks).
+        device: where it is computed, as for `build_h0`.
+        dtype: of the arithmetic on the grid, as for `local_potential`.
 
     Raises:
         ValueError: an element without orbitals or pseudopotential, no atoms, two atoms at the same place,
             pseudopotentials of different functionals, or one that is not known.
     """
-    overlap, kinetic = overlap_and_kinetic(structure, basis.orbitals)
-    nonlocal_part = nonlocal_potential(structure, basis.orbitals, basis.pseudopotentials)
+    overlap, kinetic = overlap_and_kinetic(structure, basis.orbitals, device)
+    nonlocal_part = nonlocal_potential(structure, basis.orbitals, basis.pseudopotentials, device=device)
     local = local_potential(
         overlap,
         basis.orbitals,
@@ -98,6 +104,8 @@ def build_pieces(
         functional=functional,
         memory_budget=memory_budget,
         progress=progress,
+        device=device,
+        dtype=dtype,
     )
     return Pieces(overlap, kinetic, nonlocal_part, local)
 
@@ -108,17 +116,25 @@ def build_h0(
     *,
     memory_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[Blocks, Blocks]:
     """Returns H of step zero and S of a structure from orbitals and pseudopotentials alone.
 
     H is that of the superposed atomic densities, with ABACUS's zero of energy; nothing is diagonalised. Time and memory
     are linear in the number of atoms.
 
+    On a GPU all integrals are made there: two-center integrals, products of projections, density, potential and matrix
+    elements of the grid. On the CPU stay lists of neighbours (which atoms reach which others and which bricks), radial
+    tables while they are made, and the blocks of the result, which are copied back in pieces.
+
     Args:
         structure: any structure; the result is that of its wrapped form, as everywhere.
         basis: orbitals and pseudopotentials of its elements.
         memory_budget: bytes for what the grid needs beside the result.
         progress: called with (bricks of the grid done, all bricks).
+        device: where it is computed, the CPU by default.
+        dtype: of the arithmetic on the grid, as for `local_potential`; S, T and V_NL are made in float64.
 
     Returns:
         H in eV, n_spin 4 where a pseudopotential has spin-orbit coupling, else 1; and S, n_spin 1, on the same edges.
@@ -127,9 +143,17 @@ def build_h0(
         ValueError: as `build_pieces`.
     """
     orbitals, pseudopotentials = basis.orbitals, basis.pseudopotentials
-    overlap, scalar = overlap_and_kinetic(structure, orbitals)
-    add_local_potential(scalar, orbitals, pseudopotentials, memory_budget=memory_budget, progress=progress)
+    overlap, scalar = overlap_and_kinetic(structure, orbitals, device)
+    add_local_potential(
+        scalar,
+        orbitals,
+        pseudopotentials,
+        memory_budget=memory_budget,
+        progress=progress,
+        device=device,
+        dtype=dtype,
+    )
     # Spinors come last and take the rest in: they are by far the largest, are never there twice and are written once.
-    hamiltonian = nonlocal_potential(structure, orbitals, pseudopotentials, plus=scalar)
+    hamiltonian = nonlocal_potential(structure, orbitals, pseudopotentials, plus=scalar, device=device)
     del scalar
     return hamiltonian, overlap.on(hamiltonian.graph)

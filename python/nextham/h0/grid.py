@@ -15,7 +15,7 @@ from nextham.units import BOHR
 __all__ = ["AtomsOfBricks", "Grid", "atoms_of_bricks", "images_within"]
 
 BRICK = 16
-"""Points of a brick along each axis."""
+"""Points of a brick along each axis, unless the grid says otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +30,17 @@ class Grid:
         shape: points along each lattice vector.
         low: first index along each.
         high: index behind the last along each.
+        brick: points of a brick along each axis.
     """
 
     cell: np.ndarray
     shape: tuple[int, int, int]
     low: tuple[int, int, int]
     high: tuple[int, int, int]
+    brick: int = BRICK
 
     @classmethod
-    def of(cls, structure: Structure, energy_cutoff: float, reach: float) -> Grid:
+    def of(cls, structure: Structure, energy_cutoff: float, reach: float, brick: int = BRICK) -> Grid:
         """Returns the grid that holds plane waves up to an energy, as ABACUS chooses it.
 
         2⌊√E |a|/2π⌋ + 1 points along a lattice vector a, then the next number that has no prime factor above 5.
@@ -47,6 +49,7 @@ class Grid:
             structure: a wrapped structure.
             energy_cutoff: E, Ry: of the density, four times that of wave functions.
             reach: how far orbitals reach, Bohr.
+            brick: points of a brick along each axis.
 
         Raises:
             ValueError: the energy is not positive.
@@ -66,7 +69,7 @@ class Grid:
             else:
                 low.append(math.floor((fractional[:, k].min() - beyond[k]) * shape[k]))
                 high.append(math.ceil((fractional[:, k].max() + beyond[k]) * shape[k]) + 1)
-        return cls(cell, tuple(shape), tuple(low), tuple(high))
+        return cls(cell, tuple(shape), tuple(low), tuple(high), brick)
 
     @property
     def step(self) -> np.ndarray:
@@ -80,17 +83,17 @@ class Grid:
 
     def bricks(self, most: int) -> Iterator[np.ndarray]:
         """Yields all bricks, at most `most` at a time: first index and number of points along each axis [c, 6]."""
-        starts = [np.arange(low, high, BRICK) for low, high in zip(self.low, self.high, strict=True)]
+        starts = [np.arange(low, high, self.brick) for low, high in zip(self.low, self.high, strict=True)]
         counts = [len(s) for s in starts]
         for begin in range(0, math.prod(counts), most):
             flat = np.arange(begin, min(begin + most, math.prod(counts)))
             first = np.stack([s[i] for s, i in zip(starts, np.unravel_index(flat, counts), strict=True)], axis=1)
-            yield np.concatenate([first, np.minimum(BRICK, np.array(self.high) - first)], axis=1)
+            yield np.concatenate([first, np.minimum(self.brick, np.array(self.high) - first)], axis=1)
 
     @property
     def n_bricks(self) -> int:
         """Number of bricks."""
-        return math.prod(-((low - high) // BRICK) for low, high in zip(self.low, self.high, strict=True))
+        return math.prod(-((low - high) // self.brick) for low, high in zip(self.low, self.high, strict=True))
 
 
 def heights(cell: np.ndarray) -> np.ndarray:
@@ -164,6 +167,11 @@ class AtomsOfBricks:
 
     starts: np.ndarray
     image: np.ndarray
+
+    def select(self, bricks: np.ndarray) -> AtomsOfBricks:
+        """Returns those of some bricks, ascending, with none but empty ones between them."""
+        begin, ends = self.starts[bricks[0]], self.starts[1:][bricks]
+        return AtomsOfBricks(np.concatenate([[0], ends - begin]), self.image[begin : ends[-1]])
 
 
 def atoms_of_bricks(grid: Grid, bricks: np.ndarray, images: Images, tree: cKDTree) -> AtomsOfBricks:

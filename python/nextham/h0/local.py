@@ -36,8 +36,11 @@ __all__ = ["add_local_potential", "default_energy", "local_potential"]
 SPACING = 0.01
 """Length of an interval of the orbitals' cubics, Bohr: that of the published files."""
 
-BUDGET = 1 << 28
-"""Bytes for what bricks need while they are worked on."""
+BUDGET = {"cpu": 1 << 28, "cuda": 1 << 32}
+"""Bytes for what bricks need while they are worked on: on a GPU enough of them to keep it busy."""
+
+BRICK_ON_GPU = 8
+"""Points of a brick along each axis on a GPU, whose kernels have matrix elements of all orbitals of a brick at once."""
 
 _AT_ONCE = 1 << 12
 """Blocks that are transposed at a time."""
@@ -55,6 +58,8 @@ def local_potential(
     functional: str | None = None,
     memory_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Blocks:
     """Returns the matrix elements of the local potential of the superposed atomic densities.
 
@@ -67,8 +72,12 @@ def local_potential(
         energy_cutoff: of the grid, Ry; None takes what the elements need (`resolution`): four times that of the
             orbitals, as ABACUS's grid for their density has, or half or some times of that.
         functional: `pbe` or `lda`; None takes that of the pseudopotentials.
-        memory_budget: bytes for what the grid needs beside the result; by default 256 MB.
+        memory_budget: bytes for what the grid needs beside the result; by default 256 MB, on a GPU 4 GB.
         progress: called with (bricks of the grid done, all bricks).
+        device: where it is computed, the CPU by default. Which atoms reach which bricks is found on the CPU.
+        dtype: of the arithmetic on the grid: float64, or float32, which changes elements by 0.05 meV at most and 1e-4
+            meV on average (`python -m bench.h0_accuracy --single`; positions are relative to bricks, so that the size
+            of the cell does not matter).
 
     Returns:
         V in eV on the edges of S, n_spin 1.
@@ -79,6 +88,7 @@ def local_potential(
     """
     result = Blocks.zeros(overlap.graph, overlap.basis, 1)
     settings = {"energy_cutoff": energy_cutoff, "functional": functional, "memory_budget": memory_budget}
+    settings |= {"device": device, "dtype": dtype}
     add_local_potential(result, orbitals, pseudopotentials, **settings, progress=progress)
     return result
 
@@ -92,6 +102,8 @@ def add_local_potential(
     functional: str | None = None,
     memory_budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> None:
     """Adds the local potential to a Hermitian matrix on the edges of S, n_spin 1, eV, in place.
 
@@ -103,50 +115,49 @@ def add_local_potential(
     if missing:
         raise ValueError(f"pseudopotentials: none for {', '.join(missing)}")
     functional = functional or _common_functional(pseudopotentials, species)
-    budget = BUDGET if memory_budget is None else memory_budget
+    device = torch.device("cpu") if device is None else device
+    budget = BUDGET[device.type] if memory_budget is None else memory_budget
     if not budget > 0:
         raise ValueError(f"memory_budget: expected a positive number of bytes, got {memory_budget}")
     fields = _fields(orbitals, pseudopotentials, species)
     reach = {z: orbitals[z].dr * (orbitals[z].radial.shape[1] - 1) for z in species}
     if energy_cutoff is None:
         energy_cutoff = default_energy(orbitals, pseudopotentials, species, functional)
-    grid = Grid.of(structure, energy_cutoff, max(reach.values()))
+    grid = Grid.of(structure, energy_cutoff, max(reach.values()), BRICK if device.type == "cpu" else BRICK_ON_GPU)
     volume = abs(float(np.linalg.det(grid.cell)))
     zero = 4 * math.pi / (3 * volume) * sum(fields[int(z)].second_moment for z in structure.numbers)
+    send = _sender(device, dtype)
     fields_near = _Near(structure, grid, {z: f.reach for z, f in fields.items()})
     orbitals_near = _Near(structure, grid, reach)
-    field_table, orbital_table = _field_table(fields), _orbital_table(orbitals, species)
-    pairs = _Pairs(result, orbitals_near.images)
-    step = torch.from_numpy(grid.step)
-    done, at_once = 0, max(1, budget // (_PER_POINT * BRICK**3))
+    field_table, orbital_table = _field_table(fields, send), _orbital_table(orbitals, species, send)
+    pairs, sizes = _Pairs(result, orbitals_near.images, device), send(result.sizes)
+    offsets, step = send(result.offsets), send(grid.step)
+    data = torch.from_numpy(result.data).to(device)  # on the CPU the same memory
+    done, at_once = 0, max(1, budget // (_PER_POINT * grid.brick**3))
     for bricks in grid.bricks(at_once):
         done += len(bricks)
         near = orbitals_near.of(bricks)
-        alive = np.flatnonzero(np.diff(near.starts))
-        if len(alive):  # vacuum costs nothing more
-            bricks = bricks[alive]
-            near = AtomsOfBricks(np.concatenate([[0], near.starts[1:][alive]]), near.image)
-            boxes = torch.from_numpy(bricks)
-            v = superposition(*fields_near.arrays(fields_near.of(bricks)), boxes, step, *field_table)
+        alive = np.flatnonzero(np.diff(near.starts))  # vacuum costs nothing more
+        for some in _pieces(alive, near, grid.brick**3, int(result.shape_of.max()), budget, device):
+            here, near_here = bricks[some], near.select(some)
+            boxes = send(np.concatenate([np.zeros((len(some), 3), dtype=np.int64), here[:, 3:]], axis=1))
+            v = superposition(*fields_near.arrays(fields_near.of(here), here, send), boxes, step, *field_table)
             potential = v[:, 0] + xc_potential(v[:, 1:].contiguous(), functional) + zero
-            table, starts, edges = pairs.of(near)
-            sizes = result.sizes[edges]
-            ends = np.cumsum(sizes)
-            table[:, 2] = (ends - sizes)[table[:, 2]]
+            atoms = orbitals_near.arrays(near_here, here, send)
+            table, starts, edges = pairs.of(near_here)
+            size = sizes[edges]
+            ends = size.cumsum(0)
+            total = int(ends[-1])
+            table[:, 2] = (ends - size)[table[:, 2]]
             blocks = grid_integrals(
-                potential * grid.volume_element,
-                *orbitals_near.arrays(near),
-                torch.from_numpy(table),
-                torch.from_numpy(starts),
-                boxes,
-                step,
-                *orbital_table,
-                int(ends[-1]),
+                potential * grid.volume_element, *atoms, table, starts, boxes, step, *orbital_table, total
             )
-            place = np.repeat(result.offsets[edges] - (ends - sizes), sizes) + np.arange(ends[-1])
-            result.data[place] += blocks.numpy() * RYDBERG
+            shift = torch.repeat_interleave(offsets[edges] - (ends - size), size, output_size=total)
+            data[shift + torch.arange(total, device=device)] += blocks.to(torch.float64) * RYDBERG
         if progress:
             progress(done, grid.n_bricks)
+    if device.type != "cpu":
+        result.data[:] = data.cpu().numpy()
     _transpose(result, pairs.half)
 
 
@@ -183,6 +194,29 @@ def _common_functional(pseudopotentials: Mapping[int, Pseudopotential], species:
     return names.pop()
 
 
+def _sender(device: torch.device, dtype: torch.dtype) -> Callable[[np.ndarray], torch.Tensor]:
+    """What brings arrays to a device, floating ones in a dtype."""
+
+    def send(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(x).to(device, dtype if x.dtype.kind == "f" else torch.int64)
+
+    return send
+
+
+def _pieces(
+    alive: np.ndarray, near: AtomsOfBricks, points: int, orbitals: int, budget: int, device: torch.device
+) -> list[np.ndarray]:
+    """Bricks that are worked on at a time: on a GPU so many that their orbitals and products fit the budget."""
+    if not len(alive):
+        return []
+    if device.type == "cpu":
+        return [alive]
+    most = orbitals * int(np.diff(near.starts).max())
+    # Orbitals at points, products of all of them, and of each pair some ten numbers; in double precision.
+    needed = 8 * (most * (points + most) + 5 * (most // orbitals) ** 2) + _PER_POINT * points
+    return np.array_split(alive, min(len(alive), -(-needed * len(alive) // budget)))
+
+
 class _Near:
     """Which atoms reach which bricks.
 
@@ -201,11 +235,17 @@ class _Near:
         """Returns the images that reach bricks [c, 6]."""
         return atoms_of_bricks(self.grid, bricks, self.images, self._tree)
 
-    def arrays(self, near: AtomsOfBricks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Returns positions, species and starts as the ops take them."""
-        position = self.images.position[near.image]
+    def arrays(
+        self, near: AtomsOfBricks, bricks: np.ndarray, send: Callable[[np.ndarray], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Returns positions, species and starts as the ops take them.
+
+        Positions are relative to the first point of their brick, or single precision would be a matter of the cell's
+        size: of 0.2 mBohr at 2,000 Bohr.
+        """
+        origin = np.repeat(bricks[:, :3] @ self.grid.step, np.diff(near.starts), axis=0)
         species = self._species[self.images.atom[near.image]]
-        return tuple(torch.from_numpy(x) for x in (position, species, near.starts))
+        return send(self.images.position[near.image] - origin), send(species), send(near.starts)
 
 
 class _Pairs:
@@ -216,44 +256,47 @@ class _Pairs:
     Args:
         overlap: a matrix on the edges.
         images: the images, ordered by atom, then by R.
+        device: where pairs are found.
     """
 
-    def __init__(self, overlap: Blocks, images: Images) -> None:
+    def __init__(self, overlap: Blocks, images: Images, device: torch.device) -> None:
         graph = overlap.graph
         R = graph.R
         forward = (R[:, 0] > 0) | ((R[:, 0] == 0) & ((R[:, 1] > 0) | ((R[:, 1] == 0) & (R[:, 2] >= 0))))
         self.half = np.flatnonzero((graph.src < graph.dst) | ((graph.src == graph.dst) & forward))
         """One of each edge and its reverse."""
-        self.images = images
-        self._low, self._high, self._n = R.min(axis=0), R.max(axis=0), graph.structure.n_atoms
-        keys = self._keys(graph.src[self.half], graph.dst[self.half], R[self.half])
-        order = np.argsort(keys)
-        self._edges, self._sorted = self.half[order], keys[order]
+        src, dst, R, half = (torch.from_numpy(x).to(device) for x in (graph.src, graph.dst, R, self.half))
+        self._atom, self._R = (torch.from_numpy(x).to(device) for x in (images.atom, images.R))
+        self._low, self._high, self._n = R.amin(0), R.amax(0), graph.structure.n_atoms
+        self._sorted, order = self._keys(src[half], dst[half], R[half]).sort()
+        self._edges, self._device = half[order], device
 
-    def _keys(self, src: np.ndarray, dst: np.ndarray, R: np.ndarray) -> np.ndarray:
+    def _keys(self, src: torch.Tensor, dst: torch.Tensor, R: torch.Tensor) -> torch.Tensor:
         span = self._high - self._low + 1
         r = R - self._low
         return (((src * self._n + dst) * span[0] + r[:, 0]) * span[1] + r[:, 1]) * span[2] + r[:, 2]
 
-    def of(self, near: AtomsOfBricks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def of(self, near: AtomsOfBricks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Returns the pairs [q, 3] – two images of a brick, and which of the edges –, their starts, and the edges."""
         counts = np.diff(near.starts)
-        brick = np.repeat(np.arange(len(counts)), counts)
-        place = np.arange(len(brick)) - near.starts[brick]
+        n_here, n_pairs = int(counts.sum()), int((counts * (counts + 1) // 2).sum())
+        image, starts, counts = (torch.from_numpy(x).to(self._device) for x in (near.image, near.starts, counts))
+        arange = lambda n: torch.arange(n, device=self._device)  # noqa: E731
+        brick = torch.repeat_interleave(arange(len(counts)), counts, output_size=n_here)
+        place = arange(n_here) - starts[brick]
         partners = counts[brick] - place  # this image and those behind it
-        here = np.repeat(np.arange(len(brick)), partners)
-        other = here + np.arange(len(here)) - np.repeat(np.cumsum(partners) - partners, partners)
-        a, b = near.image[here], near.image[other]
-        images = self.images
-        R = images.R[b] - images.R[a]
-        known = ((R >= self._low) & (R <= self._high)).all(axis=1)
-        keys = self._keys(images.atom[a], images.atom[b], R)
-        at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
-        kept = np.flatnonzero(known & (self._sorted[at] == keys))
+        here = torch.repeat_interleave(arange(n_here), partners, output_size=n_pairs)
+        other = here + arange(n_pairs) - (partners.cumsum(0) - partners)[here]
+        a, b = image[here], image[other]
+        R = self._R[b] - self._R[a]
+        known = ((R >= self._low) & (R <= self._high)).all(dim=1)
+        keys = self._keys(self._atom[a], self._atom[b], R)
+        at = torch.searchsorted(self._sorted, keys).clamp(max=len(self._sorted) - 1)
+        kept = (known & (self._sorted[at] == keys)).nonzero()[:, 0]
         here, other = here[kept], other[kept]
-        edges, which = np.unique(self._edges[at[kept]], return_inverse=True)
-        starts = np.concatenate([[0], np.cumsum(np.bincount(brick[here], minlength=len(counts)))])
-        return np.stack([place[here], place[other], which], axis=1), starts, edges
+        edges, which = torch.unique(self._edges[at[kept]], return_inverse=True)
+        of_bricks = torch.bincount(brick[here], minlength=len(counts)).cumsum(0)
+        return torch.stack([place[here], place[other], which], dim=1), torch.nn.functional.pad(of_bricks, (1, 0)), edges
 
 
 def _transpose(matrix: Blocks, edges: np.ndarray) -> None:
@@ -268,7 +311,9 @@ def _transpose(matrix: Blocks, edges: np.ndarray) -> None:
             matrix.put(reverse[some], matrix.data[matrix.index(some)].swapaxes(2, 3))
 
 
-def _field_table(fields: Mapping[int, AtomicFields]) -> tuple[torch.Tensor, torch.Tensor, float]:
+def _field_table(
+    fields: Mapping[int, AtomicFields], send: Callable[[np.ndarray], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Cubics of V_NA, n, n′/r and n″ as `superposition` takes them: table, rows, spacing."""
     tables = []
     for z in sorted(fields):
@@ -276,11 +321,11 @@ def _field_table(fields: Mapping[int, AtomicFields]) -> tuple[torch.Tensor, torc
         r = f.dr * np.arange(f.values.shape[1])
         tables.append(_cubics(CubicSpline(r, f.values.T, bc_type=((1, np.zeros(4)), "not-a-knot"))))
         spacing = f.dr
-    return torch.from_numpy(np.concatenate(tables)), _rows(tables), spacing
+    return send(np.concatenate(tables)), send(_rows(tables)), spacing
 
 
 def _orbital_table(
-    orbitals: Mapping[int, OrbFile], species: list[int]
+    orbitals: Mapping[int, OrbFile], species: list[int], send: Callable[[np.ndarray], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
     """Cubics of R/r^l as `grid_integrals` takes them: table, rows, degrees, spacing."""
     most = max(len(orbitals[z].shells) for z in species)
@@ -297,7 +342,7 @@ def _orbital_table(
             spline = CubicHermiteSpline(x, spline(x), spline(x, 1))
         degrees[i, :n] = l
         tables.append(np.pad(_cubics(spline), ((0, 0), (0, 0), (0, most - n))))
-    return torch.from_numpy(np.concatenate(tables)), _rows(tables), torch.from_numpy(degrees), SPACING
+    return send(np.concatenate(tables)), send(_rows(tables)), torch.from_numpy(degrees), SPACING
 
 
 def _cubics(spline: CubicSpline | CubicHermiteSpline) -> np.ndarray:
@@ -306,5 +351,5 @@ def _cubics(spline: CubicSpline | CubicHermiteSpline) -> np.ndarray:
     return np.ascontiguousarray(spline.c[::-1].swapaxes(0, 1)) * (width ** np.arange(4))[:, None]
 
 
-def _rows(tables: list[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([[0], np.cumsum([len(t) for t in tables])]))
+def _rows(tables: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum([len(t) for t in tables])])

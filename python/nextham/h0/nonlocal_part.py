@@ -52,6 +52,7 @@ def nonlocal_potential(
     orbitals: Mapping[int, OrbFile],
     pseudopotentials: Mapping[int, Pseudopotential],
     plus: Blocks | None = None,
+    device: torch.device | None = None,
 ) -> Blocks:
     """Returns V_NL of a structure, for all pairs of orbitals that reach a common projector.
 
@@ -63,6 +64,7 @@ def nonlocal_potential(
         pseudopotentials: atomic number → pseudopotential.
         plus: a real matrix without spin, eV, of the same wrapped structure and basis, that is added: the largest matrix
             there is, H of step zero, is so written once.
+        device: where it is computed, the CPU by default. Pairs are found, and blocks put together, on the CPU.
 
     Returns:
         V_NL in eV, with the edges of `plus` too: n_spin 4 and complex128 where a pseudopotential has spin-orbit
@@ -90,8 +92,10 @@ def nonlocal_potential(
         of_plus = plus.graph.find(graph)
     n_parts = 4 if any(pseudopotentials[z].spin_orbit for z in structure.species()) else 1
     result = Blocks.zeros(graph, basis, n_parts, np.complex128 if n_parts == 4 else np.float64)
-    strengths = {z: torch.from_numpy(_strengths(pseudopotentials[z])[:n_parts] * RYDBERG) for z in projectors}
-    row, values = _projections(near, projectors, radials)
+    strengths = {
+        z: torch.from_numpy(_strengths(pseudopotentials[z])[:n_parts] * RYDBERG).to(device) for z in projectors
+    }
+    row, values = _projections(near, projectors, radials, device)
     by_edge = np.argsort(edge, kind="stable")
     pairs, edge = np.stack([row[first], row[second]], axis=1)[by_edge], edge[by_edge]
     carrier = near.structure.numbers[near.src[first[by_edge]]]
@@ -103,10 +107,12 @@ def nonlocal_potential(
                 begin, end = (np.searchsorted(edge, some, side) for side in ("left", "right"))
                 which, starts = _ranges(begin, end)
                 if len(which):
-                    arrays = (torch.from_numpy(x) for x in (pairs[which], starts))
+                    arrays = (torch.from_numpy(x).to(device) for x in (pairs[which], starts))
                     own = projector_product(values[z, z_a], values[z, z_b], strengths[z], *arrays)
                     total = own if total is None else total.add_(own)
-            if total is None:
+            if total is not None:
+                total = total.cpu()
+            else:
                 total = torch.zeros(len(some), n_parts, *result.shape_of[some[0]], dtype=torch.float64)
             if plus is not None:
                 there = np.flatnonzero(of_plus[some] >= 0)
@@ -171,11 +177,11 @@ def _strengths(pseudo: Pseudopotential) -> np.ndarray:
 
 
 def _projections(
-    near: Graph, projectors: Mapping[int, Radial], radials: Mapping[int, Radial]
+    near: Graph, projectors: Mapping[int, Radial], radials: Mapping[int, Radial], device: torch.device | None
 ) -> tuple[np.ndarray, dict[tuple[int, int], torch.Tensor]]:
     """⟨β|φ⟩ by elements [e, c, a], and the row of every edge in that of its elements."""
     row, values = np.zeros(near.n_edges, dtype=np.int64), {}
-    vector = torch.from_numpy(near.vector() / BOHR)
+    vector = torch.from_numpy(near.vector() / BOHR).to(device)
     for z_p, z, edges in element_pairs(near):
         values[z_p, z] = TwoCenterTable(projectors[z_p], radials[z])(vector[edges])[0]
         row[edges] = np.arange(len(edges))

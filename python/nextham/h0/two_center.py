@@ -71,12 +71,13 @@ class TwoCenterTable:
             vector: [e, 3], from the left to the right atom, float64, Bohr.
 
         Returns:
-            [p, e, a, b], float64; zero from the cutoff on.
+            [p, e, a, b], float64, on the device of the vectors; zero from the cutoff on.
         """
         distance = torch.where((vector == 0).all(dim=1), torch.zeros_like(vector[:, 0]), _length(vector))
         left, right = self.left.l, self.right.l
         harmonics = spherical_harmonics(vector, max(left) + max(right))
-        return two_center(distance, harmonics, self._table, left, right, SPACING, self.cutoff, len(self.powers))
+        table = self._table.to(vector.device)
+        return two_center(distance, harmonics, table, left, right, SPACING, self.cutoff, len(self.powers))
 
     def _tabulate(self) -> np.ndarray:
         """8 i^(l_a − l_b − L) ∫ q^(2 + 2p) f̃_a f̃_b j_L(qR) dq in the columns of `two_center_columns`."""
@@ -152,7 +153,9 @@ def orbital_blocks(structure: Structure, orbitals: Mapping[int, OrbFile]) -> tup
     return radials, Blocks.zeros(graph, basis, 1)
 
 
-def overlap_and_kinetic(structure: Structure, orbitals: Mapping[int, OrbFile]) -> tuple[Blocks, Blocks]:
+def overlap_and_kinetic(
+    structure: Structure, orbitals: Mapping[int, OrbFile], device: torch.device | None = None
+) -> tuple[Blocks, Blocks]:
     """Returns the overlap S and the kinetic energy T of a structure's orbitals, for all pairs that reach each other.
 
     Time and memory are linear in the number of atoms.
@@ -160,6 +163,7 @@ def overlap_and_kinetic(structure: Structure, orbitals: Mapping[int, OrbFile]) -
     Args:
         structure: any structure; the result is that of its wrapped form, as everywhere.
         orbitals: atomic number → orbitals (`nextham.io.basis_directory.read_orbitals`).
+        device: where it is computed, the CPU by default.
 
     Returns:
         S and T (eV) on the same graph, n_spin 1, float64.
@@ -175,7 +179,7 @@ def overlap_and_kinetic(structure: Structure, orbitals: Mapping[int, OrbFile]) -
         table = TwoCenterTable(radials[z_src], radials[z_dst], (0, 1))
         for start in range(0, len(edges), _CHUNK):
             some = edges[start : start + _CHUNK]
-            s, t = table(vector[some]).numpy()
+            s, t = table(vector[some].to(device)).cpu().numpy()
             overlap.put(some, s[:, None])
             kinetic.put(some, t[:, None] * RYDBERG)
     return overlap, kinetic
