@@ -169,9 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     energies = [float(x) for x in arguments.energies.split(",") if x]
     lines = []
-    print(
-        "| sample | grid | MAE, meV | largest | bands | S | spin, eV | egg-box | single |\n|---|---|---|---|---|---|---|---|---|"
-    )
+    print("| sample | grid | MAE, meV | largest | bands | S | spin, eV | egg-box | single |\n" + 9 * "|---" + "|")
     for sample in samples(arguments.data, arguments.names):
         for line in measure(*sample, arguments.data, energies, arguments.egg_box, arguments.single):
             lines.append(line)

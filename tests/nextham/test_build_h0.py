@@ -223,16 +223,16 @@ def test_rotation(files, pieces, improper):
 @pytest.mark.triton
 def test_gpu_kernels_make_the_same(files, monkeypatch):
     """The whole path on a GPU, or by the interpreter, with bricks as a GPU has them; single precision on the grid."""
-    structure = Structure(np.diag([6.0, 6.5, 7.0]), np.array([[0.1, 0.2, 0.3], [1.2, 0.6, 0.9]]), np.array([14, 1]))
-    expected = build_pieces(structure, files, energy_cutoff=5.0)
+    structure = Structure(np.diag([9.0, 9.5, 9.2]), np.array([[0.1, 0.2, 0.3], [1.2, 0.6, 0.9]]), np.array([14, 1]))
+    expected = build_pieces(structure, files, energy_cutoff=2.0)
     monkeypatch.setattr(local, "BRICK", local.BRICK_ON_GPU // 2)
     with harness.on_gpu() as device:
-        found = build_pieces(structure, files, energy_cutoff=5.0, device=device)
+        found = build_pieces(structure, files, energy_cutoff=2.0, device=device)
         single = local_potential(
             expected.overlap,
             files.orbitals,
             files.pseudopotentials,
-            energy_cutoff=5.0,
+            energy_cutoff=2.0,
             device=device,
             dtype=torch.float32,
         )

@@ -196,7 +196,7 @@ def _blocks(
     n_blocks,
     y,
     most,
-    PROGRAMS: tl.constexpr,
+    n_programs,
     SIDE: tl.constexpr,
 ):
     block = tl.program_id(0).to(tl.int64)
@@ -213,7 +213,7 @@ def _blocks(
             corner = product + at // (most * most) * (most * most)
             total += tl.load(corner + tl.minimum(row, column) * most + tl.maximum(row, column), mask=mask, other=0.0)
         tl.store(y + tl.load(offset + begin) + a * n_b + b, total, mask=mask)
-        block += PROGRAMS
+        block += n_programs
 
 
 def forward(
@@ -312,7 +312,8 @@ def _sum_blocks(
     begins = number.new_full((n_pairs + 2,), n_pairs)
     begins.scatter_(0, torch.where(is_first, block - 1, n_pairs + 1), number)  # the last place is for the others
     most_orbitals = max(sum(2 * l + 1 for l in ls) for ls in kinds)
-    _blocks[(PROGRAMS,)](
+    programs = min(PROGRAMS, n_pairs)
+    _blocks[(programs,)](
         product,
         place[order],
         offset,
@@ -322,7 +323,7 @@ def _sum_blocks(
         block[-1:],
         y,
         most,
-        PROGRAMS,
+        programs,
         triton.next_power_of_2(most_orbitals),
         num_warps=4,
     )

@@ -75,7 +75,7 @@ def local_potential(
         memory_budget: bytes for what the grid needs beside the result; by default 256 MB, on a GPU 4 GB.
         progress: called with (bricks of the grid done, all bricks).
         device: where it is computed, the CPU by default. Which atoms reach which bricks is found on the CPU.
-        dtype: of the arithmetic on the grid: float64, or float32, which changes elements by 0.05 meV at most and 1e-4
+        dtype: of the arithmetic on the grid: float64, or float32, which changes elements by 0.1 meV at most and 2e-4
             meV on average (`python -m bench.h0_accuracy --single`; positions are relative to bricks, so that the size
             of the cell does not matter).
 
