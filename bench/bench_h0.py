@@ -3,8 +3,8 @@
 Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the grid), `h0` (all of it, tables and files
 in memory), `network` (four networks of the published sizes with random weights, from H(0) to ΔH, in pieces), `total`
 (both) and `bands` (levels of H(0) at a mesh of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one
-for more; from 512 atoms on the 64 levels nearest to 6 eV, which lies between occupied and empty ones, else all). Cases
-`slab64-…` are 64 atoms with so many Å of vacuum in their cell. `reference` runs every op's plain reference.
+for more; from 512 atoms on the 64 levels nearest to 6 eV, else all). Cases `slab64-…` are 64 atoms with so many Å of
+vacuum in their cell. `reference` runs every op's plain reference.
 The files are those of `--basis DIR` (the case is then called `…/files`), or Gaussian functions with the shells,
 projectors and radii of published silicon. H(0) is computed in double precision; `--dtype` is that of the networks.
 Bytes and flops are not counted.
