@@ -15,6 +15,7 @@ from nextham_kernels.ops.layer_norm_silu import layer_norm_silu
 from nextham_kernels.ops.norm import norm
 from nextham_kernels.ops.rotation import rotate_to_edges, rotate_to_nodes
 from nextham_kernels.ops.tracegrad import FoldedTraceGrad, folded_invariants, tracegrad_update
+from nextham_kernels.recomputation import recomputed
 
 __all__ = [
     "EdgeLayerSettings",
@@ -172,19 +173,32 @@ def edge_layer(
     nodes: tuple[int, int],
     invariants: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Returns x′, y and z."""
+    """Returns x′, y and z; what lies before TraceGrad is a third of the arithmetic and 14 of 22 kB per edge."""
+    out, node = recomputed(_attention, source, target, edge, edges, weights, settings, nodes)
+    if settings.residual:
+        out, z = tracegrad_update(out, weights.tracegrad, settings.residual, edge=True, invariants=invariants)
+    else:
+        z = folded_invariants(out, weights.tracegrad, edge=True) if invariants else None
+    return out, node, z
+
+
+def _attention(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    edge: torch.Tensor,
+    edges: Edges,
+    weights: EdgeLayerWeights,
+    settings: EdgeLayerSettings,
+    nodes: tuple[int, int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what TraceGrad updates, and y."""
     irreps = settings.irreps
     value, logits = edge_values(source, target, edge, edges, weights, settings)
     into, n_nodes = edges.dst - nodes[0], nodes[1] - nodes[0]
     out = through_heads(value, logits, weights.to_edge, edges, irreps)
     softmax = segment_softmax(logits, into, n_nodes, ascending=True)
     mixed = through_heads(value, softmax, weights.to_node, edges, irreps)
-    node = rotate_to_nodes(mixed, edges.wigner, irreps, into, n_nodes, True, ascending=True)
-    if settings.residual:
-        out, z = tracegrad_update(out, weights.tracegrad, settings.residual, edge=True, invariants=invariants)
-    else:
-        z = folded_invariants(out, weights.tracegrad, edge=True) if invariants else None
-    return out, node, z
+    return out, rotate_to_nodes(mixed, edges.wigner, irreps, into, n_nodes, True, ascending=True)
 
 
 def edge_outputs(

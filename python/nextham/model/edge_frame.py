@@ -8,7 +8,10 @@ number of edges: beside the edge features, d numbers per edge.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
+from torch.autograd.function import FunctionCtx
 
 from nextham.model.config import NextHAMConfig
 from nextham.model.edge_geometry import EdgeGeometry
@@ -25,6 +28,7 @@ from nextham_kernels.ops.edge_layer import (
 )
 from nextham_kernels.ops.rotation import rotate_to_nodes
 from nextham_kernels.ops.tracegrad import folded_invariants
+from nextham_kernels.recomputation import recomputed
 
 __all__ = ["run_network"]
 
@@ -47,11 +51,11 @@ def run_network(
         geometry: the edges.
         chunk: edges of a chunk of the last layer.
         with_trace: compute the trace head.
-        into: a tensor of zeros, and which of its rows belongs to each edge [e]: packed weights write there.
+        into: a tensor, and which of its rows belongs to each edge [e]: the output is added there.
 
     Returns:
         The edges of its range [g] (places in the geometry), their output irreps [g, d], or the tensor that they were
-        written into, and trace head [g, s²] or None.
+        added to, and trace head [g, s²] or None.
     """
     config = network.config
     in_place = not torch.is_grad_enabled()  # then nothing but the current rows of all edges is kept
@@ -61,16 +65,14 @@ def run_network(
     for layer, fold in zip(network.layers, folded, strict=True):
         on_nodes = fold.node if with_trace or fold.packed is None else fold.packed_node
         normed, *ends = node_ends(node, on_nodes, fold.settings)
-        if layer.last and fold.packed is not None and not with_trace:
-            out, rows = (edge.new_zeros(len(inside), config.block_dim), None) if into is None else into
-            for first in range(0, len(inside), chunk):
-                part = inside[first : first + chunk]
-                at = torch.arange(first, first + len(part)) if rows is None else rows.index_select(0, part)
-                given = (edge.index_select(0, part), _edges(geometry, part), fold.packed, fold.settings)
-                edge_outputs(*ends, *given, _decay(geometry, part, config), out, at, output_places(config, out.device))
-            return inside, out, None
         if layer.last:
-            output, z = _last_layer(network, fold, ends, edge, geometry, inside, chunk, with_trace)
+            output, rows = (edge.new_zeros(len(inside), config.block_dim), None) if into is None else into
+            at = torch.arange(len(inside), device=edge.device) if rows is None else rows.index_select(0, inside)
+            last = (network, fold, ends, edge, geometry, list(zip(inside.split(chunk), at.split(chunk), strict=True)))
+            if fold.packed is not None and not with_trace:
+                _packed_outputs(*last, output)
+                return inside, output, None
+            output, z = _last_layer(*last, output, with_trace)
             invariants += [z] if with_trace else []
             break
         weights = fold.edge if with_trace or fold.packed is None else fold.packed
@@ -101,29 +103,70 @@ def _edges(geometry: EdgeGeometry, which: slice | torch.Tensor) -> Edges:
     return Edges(*(x.index_select(0, which) if plain and isinstance(x, torch.Tensor) else x[which] for x in every))
 
 
+Pieces: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"  # edges, and the rows that their output belongs to
+
+
+def _packed_outputs(
+    network: Network,
+    folded: FoldedLayer,
+    ends: list[torch.Tensor],
+    edge: torch.Tensor,
+    geometry: EdgeGeometry,
+    pieces: Pieces,
+    output: torch.Tensor,
+) -> None:
+    """Writes the output irreps of the edges of the range."""
+    config = network.config
+    places = output_places(config, output.device)
+    for part, rows in pieces:
+        given = (edge.index_select(0, part), _edges(geometry, part), folded.packed, folded.settings)
+        edge_outputs(*ends, *given, _decay(geometry, part, config), output, rows, places)
+
+
 def _last_layer(
     network: Network,
     folded: FoldedLayer,
-    ends: tuple[torch.Tensor, torch.Tensor],
+    ends: list[torch.Tensor],
     edge: torch.Tensor,
     geometry: EdgeGeometry,
-    inside: torch.Tensor,
-    chunk: int,
+    pieces: Pieces,
+    output: torch.Tensor,
     with_trace: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Output irreps, and the invariants of the last TraceGrad, of the edges of the range."""
+    """Adds the output irreps of the edges of the range; returns the sum and the invariants of the last TraceGrad."""
     config, hidden, to_edge = network.config, network.config.hidden, folded.edge.to_edge
-    outputs, traces = [edge.new_zeros(0, config.block_dim)], []
-    for part in inside.split(chunk):
-        edges = _edges(geometry, part)
-        value, logits = edge_values(*ends, edge[part], edges, folded.edge, folded.settings)
+    places, traces = output_places(config, output.device), [edge.new_zeros(0, network.config.tracegrad_widths[-1])]
+
+    def reach(
+        source: torch.Tensor, target: torch.Tensor, rows: torch.Tensor, edges: Edges
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        value, logits = edge_values(source, target, rows, edges, folded.edge, folded.settings)
         row = through_heads(value, logits, to_edge, edges, hidden)
-        reached = rotate_to_nodes(row, edges.wigner, to_edge.irreps)
-        full = edge.new_zeros(len(part), config.block_dim)
-        decay = _decay(geometry, part, config)
-        outputs.append(full.index_copy(1, output_places(config, full.device), decay[:, None] * reached))
+        scalars = through_heads(value, logits, folded.to_scalars, edges, hidden) if with_trace else None
+        return rotate_to_nodes(row, edges.wigner, to_edge.irreps), scalars
+
+    for part, rows in pieces:
+        reached, scalars = recomputed(reach, *ends, edge.index_select(0, part), _edges(geometry, part))
+        output = _Add.apply(output, _decay(geometry, part, config)[:, None] * reached, rows, places)
         if with_trace:
-            scalars = through_heads(value, logits, folded.to_scalars, edges, hidden)
             traces.append(folded_invariants(scalars, folded.edge.tracegrad))
-    n_invariants = config.tracegrad_widths[-1]
-    return torch.cat(outputs), torch.cat([edge.new_zeros(0, n_invariants), *traces]) if with_trace else None
+    return output, torch.cat(traces) if with_trace else None
+
+
+class _Add(torch.autograd.Function):
+    """Adds numbers to some rows and columns of a tensor, in place; torch's own ops keep the numbers for backward."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, to: torch.Tensor, x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor:
+        """Each column stands once."""
+        ctx.save_for_backward(rows, columns)
+        ctx.mark_dirty(to)
+        return to.index_add_(0, rows, x.new_zeros(len(rows), to.shape[1]).index_copy_(1, columns, x))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The same rows and columns of the gradient."""
+        rows, columns = ctx.saved_tensors
+        return grad, grad.index_select(0, rows).index_select(1, columns), None, None

@@ -183,9 +183,7 @@ class Ensemble(nn.Module):
         chunk = chunk_of(h0.device)
         for network, folded, edge in zip(self.networks, layers, rows, strict=True):
             into = (irreps, geometry.order)
-            inside, output, head = run_network(network, folded, edge, geometry, chunk, with_trace, into)
-            if output is not irreps:
-                irreps.index_add_(0, geometry.order[inside], output)  # in place: a copy of all costs milliseconds
+            inside, irreps, head = run_network(network, folded, edge, geometry, chunk, with_trace, into)
             if with_trace:
                 trace.index_add_(0, geometry.order[inside], head)
         return Prediction(irreps, trace)
