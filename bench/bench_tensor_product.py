@@ -2,8 +2,8 @@
 
 `e3nn` is the module as e3nn builds it by default (generated code with optimised einsums); `e3nn_torchscript` is the
 same code compiled by TorchScript, e3nn's default before torch 2.10. `reference` is the definition in plain torch.
-`cuequivariance` is its module with the method that it has for the CPU; where features have both parities it orders
-paths in another way, so the results, and with them the run, differ.
+`cuequivariance` is its module, on the CPU with the method that it has for the CPU; where features have both parities
+it orders paths in another way, so the results, and with them the run, differ. `openequivariance` has a GPU alone.
 Directions: forward; both (forward and the gradients of both operands and of the weights); second (the gradients of
 those gradients, what training on forces adds). `gflop_per_s` counts the multiply-adds with the non-zero coefficients
 once each, whatever is executed; `gb_per_s` the operands, weights and results. Rows: `--rows`.
@@ -23,7 +23,17 @@ from bench.cases import TENSOR_PRODUCT, ProductCase
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_3j
 from nextham_kernels.ops.tensor_product import Product, product, reference, tensor_product
 
-__all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "e3nn_product", "label", "problem"]
+__all__ = [
+    "CASES",
+    "DIRECTIONS",
+    "IMPLEMENTATIONS",
+    "NotInstalled",
+    "Problem",
+    "add_arguments",
+    "e3nn_product",
+    "label",
+    "problem",
+]
 
 CASES = TENSOR_PRODUCT
 DIRECTIONS = ("forward", "both", "second")
@@ -133,26 +143,53 @@ def e3nn_torchscript(problem: Problem) -> Runs:
         e3nn.set_optimization_defaults(jit_mode=mode)
 
 
+class NotInstalled(ValueError):
+    """A library to compare with is missing, or does not run on this device."""
+
+
 def cuequivariance(problem: Problem) -> Runs:
-    """CuEquivariance's module of the same product, by its method for the CPU.
+    """CuEquivariance's module of the same product, on a GPU by the kernel that it chooses.
 
     Raises:
-        ValueError: it is not installed.
+        NotInstalled: it is missing.
     """
     try:
         import cuequivariance as cue
         import cuequivariance_torch as cuet
     except ImportError as error:
-        raise ValueError(f"cuequivariance: install cuequivariance-torch to compare with it: {error}") from error
+        raise NotInstalled(f"cuequivariance: install cuequivariance-torch to compare with it: {error}") from error
     case = problem.case
     first, second, out = (cue.Irreps("O3", irreps) for irreps in (case.irreps_1, case.irreps_2, case.irreps_out))
-    options = {"layout": cue.mul_ir, "shared_weights": case.shared, "internal_weights": False, "method": "naive"}
+    options = {"layout": cue.mul_ir, "shared_weights": case.shared, "internal_weights": False}
+    options |= {} if problem.x.is_cuda else {"method": "naive"}
     if case.mode == "uvu":
         module = cuet.ChannelWiseTensorProduct(first, second, [ir for _, ir in out], **options)
     else:
         module = cuet.FullyConnectedTensorProduct(first, second, out, **options)
-    module = module.to(problem.x.dtype)
+    module = module.to(problem.x.device, problem.x.dtype)
     return _runs(problem, lambda x, y, weight: module(x, y, weight if weight.ndim == 2 else weight[None]))
+
+
+def openequivariance(problem: Problem) -> Runs:
+    """OpenEquivariance's kernel of the same product.
+
+    Raises:
+        NotInstalled: it is missing, or there is no GPU.
+    """
+    if not problem.x.is_cuda:
+        raise NotInstalled("openequivariance: its kernels need a GPU")
+    try:
+        import openequivariance as oeq
+    except ImportError as error:
+        raise NotInstalled(f"openequivariance: install it to compare with it: {error}") from error
+    case = problem.case
+    out, instructions = case.instructions()
+    number = np.float32 if problem.x.dtype == torch.float32 else np.float64
+    given = (o3.Irreps(case.irreps_1), o3.Irreps(case.irreps_2), o3.Irreps(out), instructions)
+    options = {"shared_weights": case.shared, "internal_weights": False}
+    description = oeq.TPProblem(*given, **options, irrep_dtype=number, weight_dtype=number)
+    module = oeq.TensorProduct(description, torch_op=True)
+    return _runs(problem, lambda x, y, weight: module(x, y, weight))
 
 
 IMPLEMENTATIONS = {
@@ -160,6 +197,7 @@ IMPLEMENTATIONS = {
     "e3nn": e3nn_module,
     "e3nn_torchscript": e3nn_torchscript,
     "cuequivariance": cuequivariance,
+    "openequivariance": openequivariance,
     "reference": plain,
 }
 

@@ -1,10 +1,12 @@
 """Everything that a GPU has to show, in one command and at most eight minutes: `python -m bench.gpu_suite`.
 
 Builds what is missing, checks every GPU kernel against its reference in double on the sizes of real runs, and times:
-every op as a fraction of the copy bandwidth and of the matrix rate of the same run, the whole network beside the
-published formulation, replay of a CUDA graph for a small system, tensor products beside other libraries, the largest
-system in memory. A stage that fails is reported and the others go on; what does not fit into the time is left out.
-The results are `results/<device>/gpu_suite.json` and a table on the screen; the exit code is 1 if a kernel is wrong.
+the whole network beside the published formulation, replay of a CUDA graph for a small system, every op as a fraction
+of the copy bandwidth and of the matrix rate of the same run, tensor products beside e3nn, cuEquivariance and
+OpenEquivariance, the largest system in memory; last, the tests of the kernels. Each stage is a process of its own with
+a time limit: one that fails, hangs or loses the device costs neither the others nor what it had found until then. A
+kernel that fails in the check is replaced by its reference in what follows. The results, written after every stage, are
+`results/<device>/gpu_suite.json` and a table on the screen; the exit code is 1 if a kernel is wrong or fails.
 
 `--interpreter` runs the whole of it without a GPU, by Triton's interpreter on tiny sizes: its times mean nothing.
 `--sanitize` runs the tests of the GPU kernels under compute-sanitizer (memcheck, then racecheck) instead.
@@ -12,268 +14,108 @@ The results are `results/<device>/gpu_suite.json` and a table on the screen; the
 
 import argparse
 import contextlib
-import dataclasses
-import importlib
-import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from bench import bench_model, record, timing
-from bench.__main__ import parse
-from bench.watch import Timed, checked
-from nextham_kernels.loading import compiled, loaded, use_interpreter
+from bench import record, watch
+from bench.gpu_stages import ROOT, STAGES, Result, Suite
+from nextham_kernels.loading import use_interpreter
 
-__all__ = ["STAGES", "Suite", "main"]
+__all__ = ["isolated", "main", "run_stage"]
 
-ROOT = Path(__file__).resolve().parents[1]
-Result = dict[str, object]
-
-
-@dataclass
-class Suite:
-    """How it runs.
-
-    Args:
-        device: where.
-        tiny: the interpreter's sizes.
-        deadline: no stage starts later, `time.monotonic()`.
-    """
-
-    device: torch.device
-    tiny: bool
-    deadline: float
-
-    def problem(self, case: str, copies: int = 1) -> bench_model.Problem:
-        """The network's input on the device, as many disconnected copies of a structure as wanted."""
-        case, networks = ("tiny", 1) if self.tiny else (case, 4)
-        one = bench_model.problem(case, torch.float32, self.device, parse("model", ["--networks", str(networks)]))
-        if self.tiny:  # the interpreter runs 100,000 times slower
-            kept = (one.vector.norm(dim=1) < 2.5).nonzero()[:, 0]
-            one = dataclasses.replace(one, **{k: getattr(one, k)[kept] for k in ("h0", "vector", "src", "dst")})
-        first = torch.arange(copies, device=self.device)[:, None] * (int(one.src.max()) + 1)
-        return dataclasses.replace(
-            one,
-            h0=one.h0.repeat(copies, 1),
-            vector=one.vector.repeat(copies, 1),
-            src=(first + one.src).flatten(),
-            dst=(first + one.dst).flatten(),
-        )
-
-    def seconds(self, run: Callable[[], object], repeats: int = 5) -> float:
-        """The median time of one run, after a warm-up."""
-        if self.tiny:
-            return timing.WallClock().measure(run)
-        run()
-        clock = timing.clock_of(self.device)
-        return timing.quantiles([clock.measure(run) for _ in range(repeats)]).median
-
-    def free(self) -> None:
-        """Gives memory back."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+HIDDEN = ("seconds", "error", "traceback", "errors", "missing", "replaced")
+RESTARTS = 6
+"""How often the check begins again without a kernel that took the device with it."""
 
 
-def build(suite: Suite) -> Result:
-    """The compiled library, the kernels of each op, what takes part."""
+def run_stage(name: str, suite: Suite, replaced: Sequence[str] = ()) -> Result:
+    """Runs one stage in this process; an error is a finding too."""
+    start = time.perf_counter()
     try:
-        compiled()
-        built = "was there"
-    except RuntimeError:
-        subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=ROOT, check=True)
-        built = "now"
-    served = {op: devices.get(suite.device.type, "reference") for op, devices in loaded().items()}
-    packages = {}
-    for name in ("torch", "triton", "cupy", "cuequivariance_torch", "openequivariance"):
-        there = importlib.util.find_spec(name) is not None
-        packages[name] = getattr(importlib.import_module(name), "__version__", "there") if there else None
-    return {"built": built, "kernels": served, "packages": packages}
+        interpreter = use_interpreter() if suite.device.type == "cpu" else contextlib.nullcontext()
+        with interpreter, watch.replaced(replaced):
+            result = STAGES[name].run(suite)
+    except watch.LostDevice as error:
+        result = {"error": str(error), "running": error.kernel}
+    except Exception as error:
+        result = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()[-3000:]}
+    return {"seconds": round(time.perf_counter() - start, 2), **result}
 
 
-def ceilings(suite: Suite) -> Result:
-    """Copy bandwidth, and the rate of a large product of random matrices in every precision."""
-    n = 256 if suite.tiny else 8192
-    source = torch.randn(n * n * (1 if suite.tiny else 16), device=suite.device)
-    target = torch.empty_like(source)
-    copy = suite.seconds(lambda: target.copy_(source))
-    found: Result = {"gb_per_s": 2 * source.nbytes / copy / 1e9}
-    a, b = torch.randn(n, n, device=suite.device), torch.randn(n, n, device=suite.device)
-    before = torch.backends.cuda.matmul.allow_tf32
-    try:
-        for name, tf32, dtype in (("fp32", False, None), ("tf32", True, None), ("bf16", False, torch.bfloat16)):
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-            x, y = (a, b) if dtype is None else (a.to(dtype), b.to(dtype))
-            found[f"{name}_tflop_per_s"] = 2 * n**3 / suite.seconds(lambda x=x, y=y: x @ y) / 1e12
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    return found
+def command(name: str, interpreter: bool, limit: float, replaced: Sequence[str], output: Path) -> list[str]:
+    """Returns the command line of a stage of its own."""
+    options = ["--interpreter"] if interpreter else []
+    options += ["--minutes", str(limit / 60), "--replaced", ",".join(replaced), "--output", str(output)]
+    return [sys.executable, "-m", "bench.gpu_suite", "--stage", name, *options]
 
 
-def check(suite: Suite) -> Result:
-    """Every GPU kernel of inference and training against its reference in double."""
-    runs = bench_model.edge_frame(suite.problem("si12"))
-    checks = checked(lambda: (runs["forward"](), runs["train"]()))
-    found = {name: dataclasses.asdict(c) | {"right": c.right(3e-6)} for name, c in checks.items()}
-    return {"kernels": found, "wrong": [name for name, c in found.items() if not c["right"]]}
-
-
-def tests(suite: Suite) -> Result:
-    """The tests of the GPU kernels, on the GPU."""
-    if suite.tiny:
-        return {"left out": "the interpreter runs them in the test suite"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "triton", "-k", "gpu_kernel", "-p", "no:cacheprovider"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
-    return {"passed": run.returncode == 0, "last words": run.stdout[-2000:]}
-
-
-def ops(suite: Suite) -> Result:
-    """Time of every op in inference and in a training step, with bytes and flops as they count them."""
-    found: Result = {}
-    for direction, copies in (("forward", 10), ("train", 2)):
-        problem = suite.problem("si50", 1 if suite.tiny else copies)
-        run = bench_model.edge_frame(problem)[direction]
-        for _ in range(0 if suite.tiny else 2):
-            run()
-        timings = Timed(suite.device, torch_too=direction == "forward").run(run)
-        found[direction] = {
-            "edges": len(problem.h0),
-            "ops": {
-                name: {
-                    "calls": t.calls,
-                    "ms": 1e3 * t.seconds,
-                    "gb_per_s": t.cost.bytes / t.seconds / 1e9,
-                    "tflop_per_s": (t.cost.flops + t.cost.matrix_flops) / t.seconds / 1e12,
-                }
-                for name, t in timings.items()
-            },
+def isolated(name: str, interpreter: bool, limit: float, replaced: Sequence[str] = ()) -> Result:
+    """Runs one stage in a process of its own, and returns what it found until it ended or was stopped."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        output, log = Path(folder) / "found.json", Path(folder) / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command(name, interpreter, limit, replaced, output),
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code = process.wait(limit)
+            except subprocess.TimeoutExpired:
+                code = None
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                # A process that waits for a device that hangs cannot be killed at once.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+        try:
+            result = json.loads(output.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            result = {}
+        if code == 0:
+            return result
+        words = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        ended = f"stopped after {limit:.0f} s" if code is None else f"ended with exit code {code}"
+        return {
+            "seconds": round(time.perf_counter() - start, 2),
+            "error": f"the process {ended}",
+            "traceback": words,
+            **result,
         }
-        del problem, run, timings
-        suite.free()
-    return found
 
 
-def network(suite: Suite) -> Result:
-    """Edges per second of the ensemble of four, inference and training, and of the published formulation."""
-    found: Result = {}
-    for direction, copies, published in (("forward", 20, 1), ("train", 4, 1)):
-        ours = suite.problem("si50", 1 if suite.tiny else copies)
-        run = bench_model.edge_frame(ours)[direction]
-        before = torch.cuda.memory_allocated() if suite.device.type == "cuda" else 0
-        seconds = suite.seconds(run)
-        line = {"edges": len(ours.h0), "edges_per_s": len(ours.h0) / seconds}
-        if suite.device.type == "cuda":
-            line["kb_per_edge"] = (torch.cuda.max_memory_allocated() - before) / len(ours.h0) / 1e3
-        del ours, run
-        suite.free()
-        theirs = suite.problem("si12" if direction == "train" else "si50", published)
-        other = bench_model.published(theirs)[direction]
-        line["published_edges"] = len(theirs.h0)
-        line["published_edges_per_s"] = len(theirs.h0) / suite.seconds(other, 3)
-        line["times_published"] = line["edges_per_s"] / line["published_edges_per_s"]
-        found[direction] = line
-        del theirs, other
-        suite.free()
-    return found
-
-
-def graph(suite: Suite) -> Result:
-    """Inference on a crystal of two atoms: calls one by one, and as a replayed CUDA graph."""
-    problem = suite.problem("si2")
-    ensemble = bench_model.ensemble_of(problem)
-    geometry = ensemble.geometry(problem.src, problem.dst, problem.vector)
-
-    def run() -> torch.Tensor:
-        with torch.no_grad():
-            return ensemble.on_geometries(problem.h0, [geometry], with_trace=False).irreps
-
-    expected, seconds = run(), suite.seconds(run)
-    found: Result = {"edges": len(problem.h0), "eager_ms": 1e3 * seconds}
-    if suite.device.type != "cuda":
-        return found
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    captured = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(captured):
-        result = run()
-    result.fill_(torch.nan)
-    captured.replay()
-    torch.cuda.synchronize()
-    found["graph_ms"] = 1e3 * suite.seconds(captured.replay, 20)
-    found["same_bits"] = torch.equal(result, expected)
-    return found
-
-
-def products(suite: Suite) -> Result:
-    """Tensor products of 50,000 rows beside the libraries that are installed."""
-    module, found = importlib.import_module("bench.bench_tensor_product"), {}
-    for case in ("nequip-lips",) if suite.tiny else ("mace-medium", "nequip-lips", "sevennet-l3i5", "nextham"):
-        for direction in ("forward", "both", "second"):
-            rows = 3 if suite.tiny else 50_000
-            options = parse("tensor_product", ["--rows", str(rows), "--direction", direction])
-            problem = module.problem(case, torch.float32, suite.device, options)
-            for name in ("kernel", "e3nn", "cuequivariance", "openequivariance"):
-                with contextlib.suppress(ValueError, KeyError):  # is not installed, or not compared with
-                    seconds = suite.seconds(module.IMPLEMENTATIONS[name](problem)[direction], 3)
-                    found[f"{case} {direction} {name}"] = 1e3 * seconds
-            del problem
-            suite.free()
-    return {"ms": found}
-
-
-def largest(suite: Suite) -> Result:
-    """The largest system whose inference fits into memory: doubled until it does not, or until time is up."""
-    copies, found = 1 if suite.tiny else 20, {}
-    while time.monotonic() < suite.deadline:
-        try:
-            problem = suite.problem("si50", copies)
-            start = time.perf_counter()
-            bench_model.edge_frame(problem)["forward"]()
-        except torch.OutOfMemoryError:
+def checked_kernels(interpreter: bool, deadline: float) -> Result:
+    """The stage `check`, begun again without each kernel with which its process ended."""
+    lost: dict[str, Result] = {}
+    whole: Result = {}
+    for _ in range(RESTARTS):
+        limit = min(STAGES["check"].seconds, deadline - time.monotonic())
+        if limit <= 0:
             break
-        found = {"edges": len(problem.h0), "atoms": int(problem.src.max()) + 1}
-        found["seconds"] = time.perf_counter() - start
-        if suite.device.type == "cuda":
-            found["gb"] = torch.cuda.max_memory_allocated() / 1e9
-        copies *= 2
-        del problem
-        suite.free()
-        if suite.tiny:
+        result = isolated("check", interpreter, limit, list(lost))
+        kernels = whole.get("kernels", {}) | result.get("kernels", {}) | lost
+        whole = whole | result | {"kernels": kernels, "errors": whole.get("errors", {}) | result.get("errors", {})}
+        running = result.get("running")
+        if running is None or running in lost:
             break
-    return found
-
-
-STAGES = (build, ceilings, check, ops, network, graph, products, tests, largest)
-"""The most telling first."""
-
-
-def run_stages(suite: Suite, only: Sequence[str]) -> Iterator[tuple[str, Result]]:
-    """Yields what each stage found; an error is a finding too."""
-    for stage in STAGES:
-        name = stage.__name__
-        if only and name not in only:
-            continue
-        if time.monotonic() > suite.deadline:
-            yield name, {"left out": "no time left"}
-            continue
-        start = time.perf_counter()
-        try:
-            result = stage(suite)
-        except Exception as error:  # one stage must not cost the others
-            result = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()[-3000:]}
-        suite.free()
-        yield name, {"seconds": round(time.perf_counter() - start, 2), **result}
+        failed = f"{result.get('error', 'the process ended')}: {result.get('traceback', '')[-500:]}"
+        lost[running] = {"error": float("inf"), "own": 0.0, "calls": 1, "failed": failed, "right": False}
+        whole["kernels"] = kernels | lost
+    whole["wrong"] = [name for name, c in whole.get("kernels", {}).items() if not c["right"]]
+    return whole
 
 
 def table(results: dict[str, Result]) -> str:
@@ -283,13 +125,16 @@ def table(results: dict[str, Result]) -> str:
         lines.append(f"{stage}: {result.get('seconds', 0)} s" + "".join(f", {k}" for k in result if k == "left out"))
         if "error" in result:
             lines.append(f"  failed: {result['error'][:300]}")
+        lines += [f"  {name}: {why.strip().splitlines()[-1][:200]}" for name, why in result.get("errors", {}).items()]
+        lines += [f"  missing: {why[:200]}" for why in result.get("missing", {}).values()]
     for op, kind in results.get("build", {}).get("kernels", {}).items():
         lines += [f"  {op} has no GPU kernel"] if kind == "reference" else []
     best = results.get("ceilings", {})
     lines += [f"  {name}: {value:.4g}" for name, value in best.items() if name.endswith("per_s")]
     for name, c in results.get("check", {}).get("kernels", {}).items():
-        verdict = "right" if c["right"] else "WRONG"
-        lines.append(f"  {verdict}: {name}, error {c['error']:.2g}, the reference's own {c['own']:.2g}")
+        verdict = "right" if c["right"] else "FAILED" if c["failed"] else "WRONG"
+        why = f": {c['failed'][:200]}" if c["failed"] else ""
+        lines.append(f"  {verdict}: {name}, error {c['error']:.2g}, the reference's own {c['own']:.2g}{why}")
     for direction, found in results.get("ops", {}).items():
         if not isinstance(found, dict):
             continue
@@ -300,7 +145,7 @@ def table(results: dict[str, Result]) -> str:
             lines.append(f"    {name:56} {op['calls']:5} {op['ms']:9.3f} ms {share:6.1%} copy {matrix:6.1%} tf32")
     for stage in ("network", "graph", "products", "tests", "largest"):
         if stage in results:
-            shown = {k: v for k, v in results[stage].items() if k not in ("seconds", "error", "traceback")}
+            shown = {k: v for k, v in results[stage].items() if k not in HIDDEN}
             lines.append(f"  {stage}: {json.dumps(shown)[:2500]}")
     return "\n".join(lines)
 
@@ -324,26 +169,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--interpreter", action="store_true", help="without a GPU: tiny sizes, Triton's interpreter")
     parser.add_argument("--sanitize", action="store_true", help="compute-sanitizer over the tests instead")
-    parser.add_argument("--only", nargs="+", choices=[s.__name__ for s in STAGES], default=[], help="stages")
-    parser.add_argument("--minutes", type=float, default=7.0, help="no stage starts later (default 7)")
+    parser.add_argument("--only", nargs="+", choices=list(STAGES), default=[], help="stages")
+    parser.add_argument("--minutes", type=float, default=7.5, help="when the last stage is stopped (default 7.5)")
     parser.add_argument("--output", type=Path, help="file of the results")
+    parser.add_argument("--here", action="store_true", help="all stages in this process (for a debugger)")
+    parser.add_argument("--stage", choices=list(STAGES), help=argparse.SUPPRESS)  # one stage: what `isolated` runs
+    parser.add_argument("--replaced", default="", help=argparse.SUPPRESS)  # kernels that run as references
     arguments = parser.parse_args(argv)
     if not arguments.interpreter and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device (--interpreter runs without one)")
     if arguments.sanitize:
         return sanitize()
     device = torch.device("cpu" if arguments.interpreter else "cuda")
-    suite = Suite(device, arguments.interpreter, time.monotonic() + 60 * arguments.minutes)
+    deadline = time.monotonic() + 60 * arguments.minutes
+    if arguments.stage:
+        # It has found something to say a little before it is stopped.
+        suite = Suite(device, arguments.interpreter, deadline - 10, arguments.output)
+        replaced = [name for name in arguments.replaced.split(",") if name]
+        suite.note(run_stage(arguments.stage, suite, replaced))
+        return 0
     name = record.device_name(device)
-    results: dict[str, Result] = {}
-    with use_interpreter() if arguments.interpreter else contextlib.nullcontext():
-        for stage, result in run_stages(suite, arguments.only):
-            results[stage] = result
-            print(f"{stage}: {result.get('error', 'done')} ({result.get('seconds', 0)} s)", flush=True)
-    whole = {"device": name, "interpreter": arguments.interpreter, "commit": record.commit(), "stages": results}
     path = arguments.output or record.RESULTS / name / "gpu_suite.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    results: dict[str, Result] = {}
+    whole = {"device": name, "interpreter": arguments.interpreter, "commit": record.commit(), "stages": results}
+    failed: list[str] = []
+    for stage in [stage for stage in STAGES if not arguments.only or stage in arguments.only]:
+        limit = min(STAGES[stage].seconds, deadline - time.monotonic())
+        if limit <= 0:
+            results[stage] = {"left out": "no time left"}
+        elif arguments.here:
+            results[stage] = run_stage(stage, Suite(device, arguments.interpreter, time.monotonic() + limit), failed)
+        elif stage == "check":
+            results[stage] = checked_kernels(arguments.interpreter, deadline)
+        else:
+            results[stage] = isolated(stage, arguments.interpreter, limit, failed)
+        if stage == "check":
+            failed = [kernel for kernel, c in results[stage].get("kernels", {}).items() if c["failed"]]
+        elif failed and "left out" not in results[stage]:
+            results[stage]["replaced"] = failed
+        path.write_text(json.dumps(whole, indent=1, default=str) + "\n", encoding="utf-8")
+        print(f"{stage}: {results[stage].get('error', 'done')} ({results[stage].get('seconds', 0)} s)", flush=True)
     print(table(results))
     print(f"written to {path}")
     return 1 if results.get("check", {}).get("wrong") else 0

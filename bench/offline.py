@@ -28,6 +28,9 @@ __all__ = ["SHARED_MEMORY", "Call", "Kernel", "Recorder", "compiled_kernels", "n
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Compute capability → the most shared memory of a block, bytes (CUDA C++ Programming Guide)."""
 
+SEVERAL = ("csr_text", "edge_product", "h0", "model", "network")
+"""Benchmarks of files, and of what is made of several ops."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -233,7 +236,7 @@ def op_calls(dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
     """Yields the calls of the benchmarks of single ops on their first case."""
     main = importlib.import_module("bench.__main__")
     for op in main.operations():
-        if op in ("csr_text", "edge_product", "h0", "model", "network"):  # files, and what is made of several ops
+        if op in SEVERAL:
             continue
         module = importlib.import_module(f"bench.bench_{op}")
         for dtype, direction in itertools.product(dtypes, module.DIRECTIONS):

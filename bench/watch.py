@@ -16,7 +16,7 @@ from nextham_kernels.cost import Cost
 from nextham_kernels.loading import gpu_kernel, use_reference
 from nextham_kernels.registration import GPU_KERNELS
 
-__all__ = ["Check", "Timed", "Timing", "checked"]
+__all__ = ["Check", "LostDevice", "Timed", "Timing", "checked", "replaced"]
 
 
 @dataclass
@@ -27,35 +27,81 @@ class Check:
         error: largest difference from the reference in float64, relative to the largest number of the result.
         own: the same of the reference in the kernel's precision.
         calls: calls that were compared; calls of the same shapes are compared once.
+        failed: what it raised; empty if it ran.
     """
 
     error: float
     own: float
     calls: int
+    failed: str = ""
 
     def right(self, tolerance: float) -> bool:
         """Returns whether the error is at most twice the reference's own and the tolerance (NaN is wrong)."""
-        return self.error <= 2 * self.own + tolerance
+        return not self.failed and self.error <= 2 * self.own + tolerance
 
 
-def checked(run: Callable[[], object]) -> dict[str, Check]:
-    """Runs something, and returns function of a GPU kernel → how exact it was."""
-    checks: dict[str, Check] = {}
-    ops, seen = {name: op.split("::")[1] for op, name in GPU_KERNELS.items()}, set()
+class LostDevice(RuntimeError):
+    """The device cannot be used any more after a kernel ran.
+
+    Args:
+        kernel: its function.
+        why: what the device said.
+    """
+
+    def __init__(self, kernel: str, why: str) -> None:
+        super().__init__(f"{kernel}: the device is lost: {why}")
+        self.kernel = kernel
+
+
+def checked(
+    run: Callable[[], object],
+    checks: dict[str, Check] | None = None,
+    before: Callable[[str], None] | None = None,
+) -> dict[str, Check]:
+    """Runs something, and returns function of a GPU kernel → how exact it was.
+
+    Where a kernel raises, its reference gives the result.
+
+    Args:
+        run: what calls ops.
+        checks: checks so far, to which these are added.
+        before: gets the name of each kernel before its call.
+
+    Raises:
+        LostDevice: after a kernel, nothing runs on the device any more.
+    """
+    checks, seen = {} if checks is None else checks, set()
+    ops = {name: op.split("::")[1] for op, name in GPU_KERNELS.items()}
 
     def compare(name: str, kernel: Callable, args: tuple) -> object:
-        result = kernel(*args)
+        op = getattr(torch.ops.nextham, ops[name])
         shapes = (name, *((x.shape, x.dtype) if isinstance(x, torch.Tensor) else str(x) for x in args))
-        if shapes in seen:
+        again = shapes in seen
+        check = checks.setdefault(name, Check(0.0, 0.0, 0))
+        if check.failed:
+            with use_reference():
+                return op(*args)
+        if before and not again:
+            before(name)
+        try:
+            result = kernel(*args)
+            _synchronize(args)
+        except Exception as error:  # a kernel that fails is a finding
+            check.failed = f"{type(error).__name__}: {error}"[:1000]
+            try:
+                _synchronize(args)
+            except Exception as lost:
+                raise LostDevice(name, str(lost)) from error
+            with use_reference():
+                return op(*args)
+        if again:
             return result
         seen.add(shapes)
-        op = getattr(torch.ops.nextham, ops[name])
         with use_reference():
             own = op(*args)
             exact = op(*(x.double() if _is_floating(x) else x for x in args))
         # Gradients that nobody asked for are not made.
         wanted = args[-1] if ops[name].endswith("_backward") else None
-        check = checks.setdefault(name, Check(0.0, 0.0, 0))
         check.calls += 1
         for i, (a, b, e) in enumerate(zip(_listed(result), _listed(own), _listed(exact), strict=True)):
             if e.is_floating_point() and (wanted is None or wanted[i]):
@@ -69,11 +115,34 @@ def checked(run: Callable[[], object]) -> dict[str, Check]:
 
 
 @contextlib.contextmanager
+def replaced(names: Sequence[str]) -> Iterator[None]:
+    """Inside, these functions of GPU kernels are their references."""
+    ops = {name: op.split("::")[1] for op, name in GPU_KERNELS.items()}
+
+    def run_reference(name: str, args: tuple) -> object:
+        with use_reference():
+            return getattr(torch.ops.nextham, ops[name])(*args)
+
+    def chosen(name: str) -> Callable:
+        return (lambda *args: run_reference(name, args)) if name in names else gpu_kernel(name)
+
+    with mock.patch.object(registration, "gpu_kernel", chosen) if names else contextlib.nullcontext():
+        yield
+
+
+def _synchronize(args: Sequence[object]) -> None:
+    device = next(x.device for x in args if isinstance(x, torch.Tensor))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
 def _watched(observe: Callable[[str, Callable, tuple], object]) -> Iterator[None]:
     """Inside, every call of a GPU kernel goes through `observe(name, kernel, arguments)`."""
+    inner = registration.gpu_kernel  # kernels may be replaced already
 
     def watched(name: str) -> Callable:
-        kernel = gpu_kernel(name)
+        kernel = inner(name)
         return lambda *args: observe(name, kernel, args)
 
     with mock.patch.object(registration, "gpu_kernel", watched):

@@ -52,7 +52,7 @@ _KERNELS = {
     "tensor_product": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_conv": {"cpu": "cpp", "cuda": "triton"},
     "tensor_product_linear": {"cpu": "cpp", "cuda": "triton"},
-    "tensor_product_radial": {"cpu": "cpp", "cuda": "reference"},
+    "tensor_product_radial": {"cpu": "cpp", "cuda": "triton"},
     "two_center": {"cpu": "cpp", "cuda": "triton"},
     "xc_potential": {"cpu": "cpp", "cuda": "triton"},
 }

@@ -141,3 +141,58 @@ def test_contract():
         tensor_product_radial(**given, product=UVU, rows=ends["rows"])
     with harness.raises(ValueError, "product: expected a path with weights, got none"):
         tensor_product_radial(**given, product=product("1x0e", "1x0e", "1x0e", [(0, 0, 0, "uvu", False)]))
+
+
+WIDE = product(  # more channels than a tile, several degrees, two paths to one block, one without weights
+    "19x0e+18x1o+3x2e",
+    "1x0e+1x1o+1x2e",
+    "19x0e+18x1o+19x1o+18x1o+3x1o+3x2e",
+    [
+        (0, 0, 0, "uvu", True),
+        (1, 0, 1, "uvu", True),
+        (0, 1, 2, "uvu", True),
+        (1, 2, 3, "uvu", False),
+        (1, 0, 3, "uvu", True),
+        (2, 1, 4, "uvu", True),
+        (2, 2, 5, "uvu", True),
+    ],
+)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("nodes", [False, True])
+@pytest.mark.parametrize("paths", [WIDE, UVW], ids=["uvu", "uvw"])
+def test_gpu_kernel(paths, nodes, monkeypatch):
+    from nextham_kernels.ops.tensor_product import kernel
+
+    monkeypatch.setattr(kernel, "RADIAL_DTYPES", (torch.float32, torch.float64))
+    monkeypatch.setattr(kernel, "RADIAL_NUMBERS", 70 * paths.n_weights)  # two blocks
+    monkeypatch.setattr(kernel, "RADIAL_PARTS", 2 * HIDDEN * paths.n_weights)  # two runs of rows
+    none = torch.empty(0, dtype=torch.int64)
+    ends = graph(EDGES) if nodes else {}
+
+    def ours(**given):
+        given |= {name: t.to(given["x"].device) for name, t in ends.items()}
+        return tensor_product_radial(**given, product=paths)
+
+    def plain(x, y, hidden, weight):
+        indices = (*ends.values(), *edge_orders(**ends)) if nodes else (none,) * 4
+        return radial._reference(x, y, hidden, weight, *indices, harness.NODES if nodes else -1, paths.word)
+
+    harness.assert_gpu_kernel(
+        "tensor_product_radial tensor_product_radial_backward", ours, plain, inputs(paths, nodes), float32=3e-6
+    )
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("wanted", ["x", "y", "hidden", "weight"])
+def test_gpu_gradients_of_one(wanted):
+    given = {name: t[:9] if name in ("y", "hidden") else t for name, t in inputs(WIDE, True).items()}
+    ends = {name: t[:9] for name, t in graph(EDGES).items()}
+    with harness.on_gpu() as device:
+        moved = {name: t.to(device) for name, t in (given | ends).items()}
+        leaf = moved[wanted].requires_grad_()
+        found = torch.autograd.grad(tensor_product_radial(**moved, product=WIDE).sum(), leaf)[0]
+    leaf = harness.leaf(given[wanted])
+    expected = torch.autograd.grad(tensor_product_radial(**given | {wanted: leaf}, **ends, product=WIDE).sum(), leaf)[0]
+    harness.assert_close(found.cpu(), expected, harness.GOLDEN)

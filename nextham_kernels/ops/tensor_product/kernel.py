@@ -32,6 +32,12 @@ PARTS = 1 << 22
 """Numbers in the parts of the gradient of shared weights: 16 MB."""
 LINEAR_ROWS = 1 << 14
 """Rows whose product is stored before a linear map that does not fuse with it."""
+RADIAL_NUMBERS = 1 << 23
+"""Weights that are stored at a time where a product does not make them itself: 32 MB, in the second-level cache."""
+RADIAL_DTYPES = (torch.float32,)
+"""Where kernels make weights from hidden features themselves; in double their operands do not stay in registers."""
+RADIAL_PARTS = 1 << 24
+"""Numbers in the parts of the gradient of a radial matrix: 64 MB, two hundred runs of rows for NextHAM's product."""
 
 
 def _precision(x: torch.Tensor) -> str:
@@ -53,7 +59,8 @@ def _run(program: Program, calls: list[Call], x: torch.Tensor) -> None:
         if kernel.pairs:
             sizes["P"] = _precision(x)
         function = getattr(program.module, kernel.name)
-        launches.append((function, (tiles * kernel.programs,), args, {**sizes, "num_warps": kernel.warps}))
+        options = {**sizes, "num_warps": kernel.warps, "num_stages": kernel.stages}
+        launches.append((function, (tiles * kernel.programs,), args, options))
     key = (id(program), x.dtype, x.device, _precision(x))
     if x.is_cuda and len(launches) > 1 and key not in _compiled:
         compile_all(launches, x.device)
@@ -390,3 +397,159 @@ def backward_linear_cost(
     forward_ = forward_linear_cost(x, y, weight, linear_weight, word, linear_word)
     outputs = (t for t, need in zip((x, y, weight, linear_weight), needs, strict=True) if need)
     return Cost(forward_.bytes + nbytes(grad, *outputs), 3 * forward_.flops, 3 * forward_.matrix_flops)
+
+
+def forward_radial(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    cols: torch.Tensor,
+    by_row: torch.Tensor,
+    by_col: torch.Tensor,
+    n_rows: int,
+    word: str,
+) -> torch.Tensor:
+    """Makes the weights from hidden features, multiplies, and over a graph (n_rows >= 0) sums the edges of each row."""
+    graph, n, d = n_rows >= 0, len(y), product_of(word).dims[2]
+    if not n:
+        return x.new_zeros(max(0, n_rows), d)
+    if not _makes_weights(word, hidden):
+        blocks = _radial_blocks(n, weight)
+        found = [forward(x[cols[b]] if graph else x[b], y[b], hidden[b] @ weight, word) for b in blocks]
+        return _summed(torch.cat(found), by_row, _starts(rows, by_row, n_rows)) if graph else torch.cat(found)
+    program = programs.radial_forward(word, hidden.shape[1], graph)
+    size = n_rows if graph else n
+    out = x.new_empty(size, d) if program.covers[0] else x.new_zeros(size, d)
+    ends = (cols[by_row], by_row, _starts(rows, by_row, n_rows)) if graph else ()
+    args = (x, y, hidden, weight, out, *ends, 1, size)
+    _run(program, [(k, size if graph else triton.cdiv(n, k.rows), args) for k in program.kernels if size], x)
+    return out
+
+
+def forward_radial_cost(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    cols: torch.Tensor,
+    by_row: torch.Tensor,
+    by_col: torch.Tensor,
+    n_rows: int,
+    word: str,
+) -> Cost:
+    """Counts `forward_radial`; an edge reads its node again. Weights that are stored for a while do not count."""
+    n, product, size = len(y), product_of(word), x.element_size()
+    plain, matrix = _flops(word, False)
+    out = (n_rows if n_rows >= 0 else n) * product.dims[2]
+    moved = nbytes(y, hidden, weight, rows, cols) + (n * product.dims[0] + out) * size
+    if n_rows >= 0 and not _makes_weights(word, hidden):
+        moved += 2 * n * product.dims[2] * size
+    return Cost(moved, n * plain, 3 * n * (matrix + 2 * weight.numel()))
+
+
+def backward_radial(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    cols: torch.Tensor,
+    by_row: torch.Tensor,
+    by_col: torch.Tensor,
+    n_rows: int,
+    word: str,
+    needs: list[bool],
+) -> list[torch.Tensor]:
+    """Makes the weights anew; over a graph the gradient of x is made for each edge and summed by node."""
+    graph, n, tensors = n_rows >= 0, len(y), (x, y, hidden, weight)
+    indices = [torch.empty_like(t) for t in (rows, cols, by_row, by_col)]
+    needs = list(needs[:4])
+    if not n:
+        return [*map(torch.zeros_like, tensors), *indices]
+    if not _makes_weights(word, hidden):
+        found = _radial_pulled(grad, x, y, hidden, weight, rows if graph else None, cols, word, needs)
+    else:
+        program = programs.radial_backward(word, hidden.shape[1], tuple(needs), graph)
+        empty = x.new_empty(0, 0)
+        gx = (x.new_empty if program.covers[0] else x.new_zeros)(n, x.shape[1]) if needs[0] else empty
+        gy, gt = (torch.zeros_like(t) if need else empty for t, need in zip((y, hidden), needs[1:3], strict=True))
+        least = min((k.rows for k in program.kernels if k.weights), default=1)
+        runs = max(1, min(RUNS, triton.cdiv(n, least), RADIAL_PARTS // weight.numel()))
+        gm = x.new_empty(runs, *weight.shape) if needs[3] else empty
+        calls: list[Call] = []
+        for k in program.kernels:
+            tiles = triton.cdiv(n, k.rows)
+            if k.weights:
+                args = (grad, x, y, hidden, weight, gm, rows, cols, triton.cdiv(tiles, runs), 1, n)
+                calls.append((k, runs, args))
+            else:
+                calls.append((k, tiles, (grad, x, y, hidden, weight, gx, gy, gt, rows, cols, 1, n)))
+        _run(program, calls, x)
+        found = [gx, gy, gt, gm.sum(0) if needs[3] else gm]
+    if graph and needs[0]:
+        found[0] = _summed(found[0], by_col, _starts(cols, by_col, len(x)))
+    return [*found, *indices]
+
+
+def backward_radial_cost(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor,
+    cols: torch.Tensor,
+    by_row: torch.Tensor,
+    by_col: torch.Tensor,
+    n_rows: int,
+    word: str,
+    needs: list[bool],
+) -> Cost:
+    """Counts `backward_radial`: the gradient of the matrix reads x, y and the result's gradient a second time."""
+    n, product, size = len(y), product_of(word), x.element_size()
+    plain, matrix = _flops(word, False)
+    sweeps = any(needs[:3]) + needs[3]
+    moved = sweeps * (nbytes(y, hidden, weight, rows, cols) + n * (product.dims[0] + product.dims[2]) * size)
+    moved += sum(nbytes(t) for t, need in zip((y, hidden, weight), needs[1:4], strict=True) if need)
+    moved += (n * product.dims[0] * (3 if n_rows >= 0 else 1) * size) if needs[0] else 0
+    made = any(needs[:3]) + needs[2] + needs[3]
+    return Cost(moved, n * plain * (3 * any(needs[:3]) + 2 * needs[3]), n * (6 * matrix + 6 * made * weight.numel()))
+
+
+def _makes_weights(word: str, hidden: torch.Tensor) -> bool:
+    return hidden.dtype in RADIAL_DTYPES and programs.radial_fuses(word, hidden.shape[1])
+
+
+def _radial_blocks(n: int, weight: torch.Tensor) -> list[slice]:
+    step = max(64, RADIAL_NUMBERS // weight.shape[1])
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def _radial_pulled(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    rows: torch.Tensor | None,
+    cols: torch.Tensor,
+    word: str,
+    needs: list[bool],
+) -> list[torch.Tensor]:
+    """Gradients where weights are stored, a block of rows at a time; that of x for each row."""
+    parts: list[list[torch.Tensor]] = [[], [], []]
+    total = torch.zeros_like(weight) if needs[3] else weight.new_empty(0, 0)
+    for b in _radial_blocks(len(y), weight):
+        given = (grad[b], x[b]) if rows is None else (grad[rows[b]], x[cols[b]])
+        found = backward(*given, y[b], hidden[b] @ weight, word, [needs[0], needs[1], needs[2] or needs[3]])
+        own = found[2]
+        found[2] = own @ weight.T if needs[2] else weight.new_empty(0, 0)
+        if needs[3]:
+            total.addmm_(hidden[b].T, own)
+        for part, gradient in zip(parts, found, strict=True):
+            part.append(gradient)
+    return [*map(torch.cat, parts), total]

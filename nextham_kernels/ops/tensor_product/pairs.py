@@ -27,7 +27,7 @@ from nextham_kernels.ops.tensor_product.text import (
     tile_width,
 )
 
-__all__ = ["forward"]
+__all__ = ["forward", "grouped", "sum_terms"]
 
 FORWARD = 500
 """Coefficients of a forward kernel."""
@@ -44,6 +44,13 @@ def forward(terms: list[Term], sizes: Sizes, taken: set[int], conv: bool) -> lis
         taken: blocks of the result that are written already; those of these paths are put into it.
         conv: rows are edges, summed by the nodes where they end.
     """
+    write = _conv_forward if conv else _forward
+    kernels = enumerate(grouped(terms, conv))
+    return [write(f"{'conv' if conv else 'forward'}_{i}", kernel, sizes, taken) for i, kernel in kernels]
+
+
+def grouped(terms: list[Term], conv: bool) -> list[list[list[Term]]]:
+    """Returns for each kernel its groups of paths that lead to the same channels of a block."""
     groups: list[list[Term]] = []
     places: dict[tuple[int, int], int] = {}
     for term in terms:
@@ -62,8 +69,7 @@ def forward(terms: list[Term], sizes: Sizes, taken: set[int], conv: bool) -> lis
         fits = fits and cost_of([t for other in (*found[-1], group) for t in other]) <= FORWARD
         fits = fits and not (conv and sum(other[0].dims[2] for other in (*found[-1], group)) > SUMS)
         found[-1].append(group) if fits else found.append([group])
-    write = _conv_forward if conv else _forward
-    return [write(f"{'conv' if conv else 'forward'}_{i}", kernel, sizes, taken) for i, kernel in enumerate(found)]
+    return found
 
 
 def _forward(name: str, groups: list[list[Term]], sizes: Sizes, taken: set[int]) -> Kernel:
@@ -90,7 +96,7 @@ def _forward(name: str, groups: list[list[Term]], sizes: Sizes, taken: set[int])
                 mask = f"inside & {term.exists()}" if term.triangle else "inside"
                 text.store(pointer, _value(text, term), mask, add)
             continue
-        sums = _sum_terms(text, group, None)
+        sums = sum_terms(text, group, None)
         text.store(pointer, sums, "inside", add)
     return Kernel(name, "\n".join(text.lines), 0, lanes)
 
@@ -100,7 +106,7 @@ def _value(text: Text, term: Term) -> list[str]:
     return text.product(term, text.operand(term, 0), text.operand(term, 1), weight)
 
 
-def _sum_terms(text: Text, group: list[Term], sums: list[str] | None) -> list[str]:
+def sum_terms(text: Text, group: list[Term], sums: list[str] | None) -> list[str]:
     """Adds the terms of a block, step by step."""
     for term in group:
         if term.steps == 1 and sums is None:
@@ -132,7 +138,7 @@ def _conv_forward(name: str, groups: list[list[Term]], sizes: Sizes, taken: set[
         edge_rows(text, lanes)
         row_pointers(text, sizes, x="other", y="edge", w="edge")
         for group, sums in zip(groups, held, strict=True):
-            _sum_terms(text, group, sums)
+            sum_terms(text, group, sums)
     text.add(f"inside = channel < {lanes}")
     for group, sums in zip(groups, held, strict=True):
         term, add = group[0], group[0].block in taken

@@ -7,12 +7,23 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 from nextham_kernels.generated import module_of
-from nextham_kernels.ops.tensor_product import mixes, pairs, pairs_backward
+from nextham_kernels.ops.tensor_product import mixes, pairs, pairs_backward, radials
 from nextham_kernels.ops.tensor_product.lanes import Term, terms
 from nextham_kernels.ops.tensor_product.reference import Product, product_of
 from nextham_kernels.ops.tensor_product.text import Kernel, Sizes
 
-__all__ = ["HEAD", "Program", "backward", "conv_fuses", "forward", "fused_terms", "linear_fuses"]
+__all__ = [
+    "HEAD",
+    "Program",
+    "backward",
+    "conv_fuses",
+    "forward",
+    "fused_terms",
+    "linear_fuses",
+    "radial_backward",
+    "radial_forward",
+    "radial_fuses",
+]
 
 HEAD = "import triton\nimport triton.language as tl\n"
 
@@ -98,6 +109,32 @@ def backward(word: str, shared: bool, needs: tuple[bool, ...], conv: bool = Fals
     by_lanes = [{block for operand, block in taken if operand == i} for i in (0, 1)]
     covers = tuple(by_lanes[i] == _blocks(product, i) for i in (0, 1))
     return Program(tuple(kernels), _module(kernels), covers, tuple(map(bool, by_lanes)), tuple(parts))
+
+
+@functools.cache
+def radial_forward(word: str, hidden: int, conv: bool) -> Program:
+    """The kernels of the result of a product whose weights are made from `hidden` features; `conv` as in `forward`."""
+    taken: set[int] = set()
+    kernels = radials.forward(list(_terms(word, "")), _sizes(word, "", False), hidden, taken, conv)
+    return Program(tuple(kernels), _module(kernels), (taken == _blocks(product_of(word), 2),))
+
+
+@functools.cache
+def radial_backward(word: str, hidden: int, needs: tuple[bool, ...], conv: bool) -> Program:
+    """The kernels of the gradients of x, y, hidden features and the matrix; `covers` is of x alone."""
+    taken: set[tuple[int, int]] = set()
+    found, sizes = list(_terms(word, "")), _sizes(word, "", False)
+    kernels = radials.backward(found, sizes, hidden, needs, taken, conv)
+    if needs[3]:
+        kernels += radials.summed_weights(found, sizes, hidden, conv)
+    covers = {block for _, block in taken} == _blocks(product_of(word), 0)
+    return Program(tuple(kernels), _module(kernels), (covers,))
+
+
+@functools.cache
+def radial_fuses(word: str, hidden: int) -> bool:
+    """Whether weights are made from hidden features inside the kernels: as `conv_fuses`, and at most 128 features."""
+    return conv_fuses(word) and hidden <= 128
 
 
 @functools.cache

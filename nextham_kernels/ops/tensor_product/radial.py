@@ -6,7 +6,8 @@ with the formula and the weights of `tensor_product`, and t the hidden features 
 worked through in blocks whose weights (`NUMBERS` of them) stay in the caches; the derivative makes them again. So an
 edge keeps its hidden features for the backward pass, some 64 numbers, instead of its weights, often thousands.
 
-On a GPU, which has no such caches, the weights are made first and stored.
+On a GPU products of mode 'uvu' with one channel of y and at most 128 hidden features make the weights of a tile of
+edges inside the kernel (float32); for others the weights of a block of edges are stored, 32 MB at a time.
 
 It is linear in x, y, t and W; all derivatives of any order are compositions of the same kernels.
 """
@@ -19,8 +20,8 @@ import torch
 
 from nextham_kernels.checks import check_range, check_shapes, check_tensors
 from nextham_kernels.loading import kernels
-from nextham_kernels.ops.tensor_product import cpu, reference, tensor_product
-from nextham_kernels.ops.tensor_product.conv import edge_orders, tensor_product_conv
+from nextham_kernels.ops.tensor_product import cpu, reference
+from nextham_kernels.ops.tensor_product.conv import edge_orders
 from nextham_kernels.ops.tensor_product.reference import Product
 from nextham_kernels.registration import define
 from nextham_kernels.result_memory import empty, empty_like
@@ -132,6 +133,7 @@ _op = define(
         len(y) if n_rows < 0 else n_rows, reference.product_of(word).dims[2]
     ),
     lambda i, n_rows, word: (n_rows, reference.weighted(word) if i in (2, 3) else word),
+    gpu=("tensor_product.kernel.forward_radial", "tensor_product.kernel.backward_radial"),
 )
 
 
@@ -188,8 +190,6 @@ def tensor_product_radial(
     if rows is None:
         check_tensors(**floating)
         check_shapes(**patterns)
-        if x.is_cuda:
-            return tensor_product(x, y, hidden @ weight, product)
         none = torch.empty(0, dtype=torch.int64, device=x.device)
         return _op(x, y, hidden, weight, none, none, none, none, -1, product.word)
     by_row, by_col = edge_orders(rows, cols) if orders is None else orders
@@ -197,8 +197,6 @@ def tensor_product_radial(
     check_tensors(**floating, integer=integer)
     check_shapes(**patterns, **{name: (t, "e") for name, t in integer.items()})
     n_rows = len(x) if n_rows is None else n_rows
-    if x.is_cuda:
-        return tensor_product_conv(x, y, hidden @ weight, rows, cols, n_rows, product, (by_row, by_col))
     if not torch.compiler.is_compiling():
         check_range("rows", rows, n_rows)
         check_range("cols", cols, len(x))

@@ -69,6 +69,7 @@ class Kernel:
         weights: whether each program leaves its part of the gradient of shared weights.
         pairs: pairs of a tile of a mix, else 0.
         warps: of a program.
+        stages: steps of a loop whose loads are under way together, in shared memory.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Kernel:
     weights: bool = False
     pairs: int = 0
     warps: int = 4
+    stages: int = 3
 
     @property
     def width(self) -> int:
@@ -108,6 +110,8 @@ class Text:
         self.known: dict[tuple, list[str]] = {}
         self.inside = "inside"  # where lanes exist
         self.shape = shape  # of a tensor of lanes
+        self.hidden = self.n_weights = 0  # features at `tr` of which the matrix `m` makes the weights of a row
+        self.couples: dict[int, list[Term]] = {}  # path → the paths whose weights are made together
 
     def add(self, *lines: str) -> None:
         """Adds lines at the present depth."""
@@ -169,12 +173,56 @@ class Text:
         if term.weight < 0:
             return ""
         key = ("w", term.path, term.pair())
+        if key not in self.known and self.hidden:
+            self._make_weights(term)
         if key not in self.known:
             name, exists = f"w{self.number()}", term.exists()
             mask = f"inside & {exists}" if exists else "inside"
             self.add(f"{name} = tl.load(wr + ({term.weight} + {term.pair()}), mask={mask}, other=0.0)")
             self.known[key] = [name]
         return self.known[key][0]
+
+    def make(self, terms: list[Term], hidden: int, n_weights: int) -> None:
+        """From here on weights are products of hidden features and a matrix, those of two paths together."""
+        self.hidden, self.n_weights = hidden, n_weights
+        weighted = [t for t in terms if t.weight >= 0]
+        for i, term in enumerate(weighted):
+            self.couples[term.path] = weighted[i - i % 2 : i - i % 2 + 2]
+
+    def couple(self, term: Term) -> tuple[int, list[Term]]:
+        """Adds where the weights of a path and its partner are, `from<n>`, and which exist, `real<n>`: [2 C]."""
+        n, couple = self.number(), self.couples[term.path]
+        starts = [t.weight for t in couple]
+        of_path = f"tl.where(turn{n} < C, {starts[0]}, {starts[1]})" if len(couple) > 1 else str(starts[0])
+        alone = "" if len(couple) > 1 else f" & (turn{n} < C)"
+        self.add(
+            f"turn{n} = tl.arange(0, 2 * C)",
+            f"real{n} = (first + turn{n} % C < {term.lanes}){alone}",
+            f"from{n} = {of_path} + first + turn{n} % C",
+        )
+        return n, couple
+
+    def _make_weights(self, term: Term) -> None:
+        """Adds a product on the tensor cores: the weights of two paths beside each other.
+
+        Gathered, they leave the tensor cores' layout, in which threads would hold lanes several times over.
+        """
+        n, couple = self.couple(term)
+        self.add(f"w{n} = tl.zeros((R, 2 * C), dtype=T)")
+        # In steps, or the compiler keeps the operands of all features in registers.
+        with self.loop(f"h0 in range(0, {self.hidden} * once, 16)"):
+            self.add(
+                "hk = h0 + tl.arange(0, 16)",
+                f"tk = tl.load(tr + hk[None, :], mask=there2 & (hk[None, :] < {self.hidden}), other=0.0)",
+                f"mk = tl.load(m + from{n}[None, :] + hk[:, None] * {self.n_weights}, "
+                f"mask=(hk[:, None] < {self.hidden}) & real{n}[None, :], other=0.0)",
+                f"w{n} = tl.dot(tk, mk, w{n}, input_precision=P, out_dtype=T)",
+            )
+        self.add(f"w{n} = tl.reshape(w{n}, (R * C * 2,))")
+        for i in range(len(couple)):
+            self.add(f"w{n}_{i} = tl.gather(w{n}, slot // C * (2 * C) + slot % C + {i} * C, 0)")
+        for i, t in enumerate(couple):
+            self.known["w", t.path, t.pair()] = [f"w{n}_{i}"]
 
     def product(self, term: Term, x: list[str], y: list[str], weight: str = "") -> list[str]:
         """Σ_ij C_ijk x_i y_j of one pair of channels, times its weight."""
