@@ -60,6 +60,7 @@ def _run(program: Program, calls: list[Call], x: torch.Tensor) -> None:
             sizes["P"] = _precision(x)
         function = getattr(program.module, kernel.name)
         options = {**sizes, "num_warps": kernel.warps, "num_stages": kernel.stages}
+        options |= {"maxnreg": kernel.registers} if kernel.registers else {}
         launches.append((function, (tiles * kernel.programs,), args, options))
     key = (id(program), x.dtype, x.device, _precision(x))
     if x.is_cuda and len(launches) > 1 and key not in _compiled:

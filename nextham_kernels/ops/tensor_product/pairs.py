@@ -98,7 +98,8 @@ def _forward(name: str, groups: list[list[Term]], sizes: Sizes, taken: set[int])
             continue
         sums = sum_terms(text, group, None)
         text.store(pointer, sums, "inside", add)
-    return Kernel(name, "\n".join(text.lines), 0, lanes)
+    large = cost_of([t for group in groups for t in group]) > 400
+    return Kernel(name, "\n".join(text.lines), 0, lanes, registers=255 if large else 0)
 
 
 def _value(text: Text, term: Term) -> list[str]:

@@ -236,7 +236,7 @@ def _backward(
             f"real = (row2 < n) & (h[None, :] < {hidden})",
             "tl.store(to2, of_t + tl.load(to2, mask=real, other=0.0), mask=real)",
         )
-    return Kernel(name, "\n".join(text.lines), EDGES, lanes, pairs=CHANNELS, warps=WARPS, stages=1)
+    return Kernel(name, "\n".join(text.lines), EDGES, lanes, pairs=CHANNELS, warps=WARPS, stages=1, registers=255)
 
 
 def _joined(text: Text, term: Term, pulled: dict[int, str]) -> tuple[int, str]:

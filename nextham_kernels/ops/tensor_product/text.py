@@ -70,6 +70,8 @@ class Kernel:
         pairs: pairs of a tile of a mix, else 0.
         warps: of a program.
         stages: steps of a loop whose loads are under way together, in shared memory.
+        registers: what a thread may take, where the assembler would rather spill some bytes than take more; 0: its
+            choice.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Kernel:
     pairs: int = 0
     warps: int = 4
     stages: int = 3
+    registers: int = 0
 
     @property
     def width(self) -> int:
