@@ -64,18 +64,18 @@ def measure(op: str, arguments: argparse.Namespace) -> list[record.Line]:
     problem = module.problem(arguments.case, dtype, device, arguments)
     names = [arguments.impl, *arguments.against]
     ceilings = timing.ceilings(device)
-    runs, results, peaks = {}, {}, {}
+    runs, results, peaks, clock = {}, {}, {}, timing.clock_of(device)
     if arguments.keep_memory:
         timing.keep_memory()
     for name in names:
-        runs[name] = module.IMPLEMENTATIONS[name](problem)[direction]
+        runs[name] = timing.Timed(module.IMPLEMENTATIONS[name](problem)[direction], clock)
         results[name], peaks[name] = timing.peak_memory(runs[name], device)
     differences = {name: max_rel_diff(results[names[0]], results[name]) for name in arguments.against}
     for name, difference in differences.items():
         if not difference <= arguments.tolerance:
             raise ValueError(f"{names[0]} and {name} differ by {difference:.3g}, more than {arguments.tolerance:g}")
     results.clear()
-    seconds = timing.warm(runs, timing.clock_of(device), arguments.repeats)
+    seconds = timing.warm(runs, clock, arguments.repeats)
     times = {name: timing.quantiles(seconds[name]) for name in names}
     ours, gflop, gbytes = times[names[0]], problem.gflop(direction), problem.gbytes(direction)
     label = getattr(module, "label", lambda case, _: case)

@@ -18,6 +18,7 @@ __all__ = [
     "Clock",
     "EventClock",
     "Quantiles",
+    "Timed",
     "WallClock",
     "ceilings",
     "clock_of",
@@ -132,8 +133,27 @@ LONG = 20.0
 """Seconds of a run that is timed once."""
 
 
-def warm(runs: Mapping[str, Run], clock: Clock, repeats: int | None = None) -> dict[str, list[float]]:
-    """Warms runs up and times them as `interleaved`; one alone that takes more than 20 s is timed in its warm-up.
+class Timed:
+    """A run that remembers how long it took each time.
+
+    Args:
+        run: what to run.
+        clock: the clock.
+    """
+
+    def __init__(self, run: Run, clock: Clock) -> None:
+        self.run, self.clock = run, clock
+        self.seconds: list[float] = []
+
+    def __call__(self) -> object:
+        """Runs it and returns its result."""
+        results = []
+        self.seconds.append(self.clock.measure(lambda: results.append(self.run())))
+        return results.pop()
+
+
+def warm(runs: Mapping[str, Timed], clock: Clock, repeats: int | None = None) -> dict[str, list[float]]:
+    """Times runs as `interleaved`, once more warmed up; one alone that took more than 20 s last time is not run again.
 
     Args:
         runs: name → what to time.
@@ -143,10 +163,12 @@ def warm(runs: Mapping[str, Run], clock: Clock, repeats: int | None = None) -> d
     Returns:
         name → seconds of every round.
     """
-    first = {name: clock.measure(run) for name, run in runs.items()}
-    if repeats is None and len(runs) == 1 and max(first.values()) > LONG:
-        return {name: [seconds] for name, seconds in first.items()}
-    return interleaved(runs, clock, repeats)
+    last = {name: run.seconds[-1:] for name, run in runs.items()}
+    if repeats is None and len(runs) == 1 and all(seconds and seconds[0] > LONG for seconds in last.values()):
+        return last
+    for run in runs.values():
+        run()
+    return interleaved({name: run.run for name, run in runs.items()}, clock, repeats)
 
 
 def keep_memory() -> None:
@@ -157,10 +179,15 @@ def keep_memory() -> None:
     Raises:
         ValueError: another C library than glibc.
     """
+    global _keeps
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     trim_threshold, largest_map_count = -1, -4
     if set_option is None or not (set_option(trim_threshold, -1) and set_option(largest_map_count, 0)):
         raise ValueError("keep-memory: expected glibc, whose allocator can be told to")
+    _keeps = True
+
+
+_keeps = False
 
 
 class Ceilings(NamedTuple):
@@ -223,7 +250,7 @@ def _give_back() -> None:
     """Frees what can be freed and returns it to the system (glibc keeps it otherwise)."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    if trim is not None and not _keeps:
         trim(0)
 
 

@@ -158,11 +158,22 @@ def test_interleaved_stops_when_its_time_is_spent():
 
 
 def test_a_long_run_is_timed_once():
-    runs = {"a": lambda: None}
-    assert timing.warm(runs, timing.WallClock(FakeTime([0, 30])))["a"] == [30]
-    assert timing.warm(runs, timing.WallClock(FakeTime([0, 30, 40, 65])), repeats=1)["a"] == [25]
-    assert timing.warm(runs, timing.WallClock(FakeTime(np.arange(100.0) * 5)))["a"] == [5] * 5
-    both = timing.warm(runs | {"b": lambda: None}, timing.WallClock(FakeTime(np.arange(100.0) * 30)))
+    def timed(clock, names="a"):
+        runs = {name: timing.Timed(lambda: 7, clock) for name in names}
+        assert [run() for run in runs.values()] == [7] * len(names)
+        return runs
+
+    def clock(*times):
+        return timing.WallClock(FakeTime(times))
+
+    one = clock(0, 30)
+    assert timing.warm(timed(one), one)["a"] == [30]
+    one = clock(0, 30, 30, 60, 60, 85)
+    assert timing.warm(timed(one), one, repeats=1)["a"] == [25]
+    one = clock(*(5.0 * np.arange(100)))
+    assert timing.warm(timed(one), one)["a"] == [5] * 5
+    one = clock(*(30.0 * np.arange(100)))
+    both = timing.warm(timed(one, "ab"), one)
     assert len(both["a"]) == len(both["b"]) == 5
 
 

@@ -275,6 +275,23 @@ def test_open_directions(files):
     assert abs(zeros[0] - zeros[1]) > 1e-3
 
 
+def test_vacuum_costs_nothing(files):
+    """A molecule in a larger and larger cell: the same bricks of the grid, the same matrix."""
+    positions, numbers, totals, locals_ = np.array([[1.1, 2.0, 1.5], [2.4, 2.3, 1.3]]), np.array([14, 1]), [], []
+    for height in (16.0, 48.0, 480.0):
+        structure = Structure(np.diag([9.0, 9.0, height]), positions, numbers)
+        overlap, _ = overlap_and_kinetic(structure, files.orbitals)
+        calls = []
+        settings = {"energy_cutoff": 60.0, "progress": lambda *x, calls=calls: calls.append(x)}
+        found = local_potential(overlap, files.orbitals, files.pseudopotentials, **settings)
+        volume = abs(np.linalg.det(structure.cell / BOHR))
+        zero = 4 * math.pi / (3 * volume) * sum(1.5 * VALENCE[z] / WIDTH[z] for z in numbers) * RYDBERG
+        locals_.append((found - overlap * zero).data)
+        totals.append(calls[-1][1])
+    assert totals[0] == totals[1] == totals[2]
+    np.testing.assert_allclose(locals_[2], locals_[0], rtol=0, atol=2e-5)
+
+
 def test_without_spin_orbit_coupling(tmp_path, pieces):
     hamiltonian, _ = build_h0(STRUCTURE, write(tmp_path, spin_orbit=False))
     assert hamiltonian.n_spin == 1 and hamiltonian.data.dtype == np.float64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,19 +81,33 @@ class Grid:
         """Volume of a point, Bohr³."""
         return abs(float(np.linalg.det(self.step)))
 
-    def bricks(self, most: int) -> Iterator[np.ndarray]:
-        """Yields all bricks, at most `most` at a time: first index and number of points along each axis [c, 6]."""
-        starts = [np.arange(low, high, self.brick) for low, high in zip(self.low, self.high, strict=True)]
+    def occupied(self, images: Images) -> list[np.ndarray]:
+        """Returns, for each axis, where layers of bricks start that an image reaches: vacuum has none."""
+        place = images.position @ np.linalg.inv(self.cell) * self.shape - np.array(self.low)
+        beyond = images.reach[:, None] / heights(self.cell) * self.shape
+        starts = []
+        for k in range(3):
+            all_starts = np.arange(self.low[k], self.high[k], self.brick)
+            ends = (np.floor(place[:, k] - beyond[:, k]), np.ceil(place[:, k] + beyond[:, k]))
+            first, last = (np.clip(x // self.brick, -1, len(all_starts)).astype(np.int64) for x in ends)
+            counts = np.zeros(len(all_starts) + 2, dtype=np.int64)
+            np.add.at(counts, np.maximum(first, 0), 1)
+            np.add.at(counts, last + 1, -1)
+            starts.append(all_starts[np.cumsum(counts)[: len(all_starts)] > 0])
+        return starts
+
+    def bricks(self, starts: Sequence[np.ndarray], most: int) -> Iterator[np.ndarray]:
+        """Yields bricks, at most `most` at a time: first index and number of points along each axis [c, 6].
+
+        Args:
+            starts: where layers of bricks start along each axis (`occupied`).
+            most: how many at a time.
+        """
         counts = [len(s) for s in starts]
         for begin in range(0, math.prod(counts), most):
             flat = np.arange(begin, min(begin + most, math.prod(counts)))
             first = np.stack([s[i] for s, i in zip(starts, np.unravel_index(flat, counts), strict=True)], axis=1)
             yield np.concatenate([first, np.minimum(self.brick, np.array(self.high) - first)], axis=1)
-
-    @property
-    def n_bricks(self) -> int:
-        """Number of bricks."""
-        return math.prod(-((low - high) // self.brick) for low, high in zip(self.low, self.high, strict=True))
 
 
 def heights(cell: np.ndarray) -> np.ndarray:

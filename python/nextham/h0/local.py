@@ -134,7 +134,9 @@ def add_local_potential(
     offsets, step = send(result.offsets), send(grid.step)
     data = torch.from_numpy(result.data).to(device)  # on the CPU the same memory
     done, at_once = 0, max(1, budget // (_PER_POINT * grid.brick**3))
-    for bricks in grid.bricks(at_once):
+    layers = grid.occupied(orbitals_near.images)
+    n_bricks = math.prod(map(len, layers))
+    for bricks in grid.bricks(layers, at_once):
         done += len(bricks)
         near = orbitals_near.of(bricks)
         alive = np.flatnonzero(np.diff(near.starts))  # vacuum costs nothing more
@@ -155,7 +157,7 @@ def add_local_potential(
             shift = torch.repeat_interleave(offsets[edges] - (ends - size), size, output_size=total)
             data[shift + torch.arange(total, device=device)] += blocks.to(torch.float64) * RYDBERG
         if progress:
-            progress(done, grid.n_bricks)
+            progress(done, n_bricks)
     if device.type != "cpu":
         result.data[:] = data.cpu().numpy()
     _transpose(result, pairs.half)
