@@ -106,8 +106,8 @@ def problem(case: str, dtype: torch.dtype, device: torch.device, arguments: argp
     """
     if device.type != "cpu":
         raise ValueError("device: H(0) is computed on the CPU")
-    structure = _silicon(*CASES[case])
-    files = _gaussian() if arguments.basis is None else AtomicFiles.read(arguments.basis, structure.numbers)
+    structure = silicon(*CASES[case])
+    files = gaussian() if arguments.basis is None else AtomicFiles.read(arguments.basis, structure.numbers)
     return Problem(structure, files, dtype)
 
 
@@ -153,7 +153,7 @@ def _tensors(**matrices: Blocks) -> Tensors:
     return {name: torch.view_as_real(numbers) if numbers.is_complex() else numbers for name, numbers in data.items()}
 
 
-def _silicon(n_atoms: int, vacuum: float) -> Structure:
+def silicon(n_atoms: int, vacuum: float) -> Structure:
     """The primitive cell, or repetitions of the cubic one, every atom displaced; one atom alone in a small cell."""
     a, rng = LATTICE_CONSTANT, np.random.default_rng(0)
     if n_atoms <= 2:
@@ -168,7 +168,7 @@ def _silicon(n_atoms: int, vacuum: float) -> Structure:
     return Structure(cell, moved, structure.numbers)
 
 
-def _gaussian() -> AtomicFiles:
+def gaussian() -> AtomicFiles:
     """Gaussian functions in the place of published silicon: 2s2p1d to 7 Bohr, ten projectors to 1.95 Bohr."""
     r, r_beta = 0.01 * np.arange(701), 0.01 * np.arange(1001)
     shells = ((0, 0.3), (0, 0.8), (1, 0.25), (1, 0.7), (2, 0.4))

@@ -41,15 +41,13 @@ PROGRAMS = 4096
 
 
 @functools.cache
-def _normalisations(l_max: int) -> tuple[tuple[float, ...], ...]:
-    """Factors of r^l Y_lm = factor Q_lm (re, im)_m, m = 0 … l, of each l; the recursions make Q_mm = 1."""
+def _normalisations(l_max: int) -> tuple[float, ...]:
+    """Factors of r^l Y_lm = factor Q_lm (re, im)_m at l (l + 1)/2 + m, m = 0 … l; the recursions make Q_mm = 1."""
     return tuple(
-        tuple(
-            math.prod(range(1, 2 * m, 2))
-            * math.sqrt((2 * l + 1) * (2 if m else 1) * math.factorial(l - m) / math.factorial(l + m) / (4 * math.pi))
-            for m in range(l + 1)
-        )
+        math.prod(range(1, 2 * m, 2))
+        * math.sqrt((2 * l + 1) * (2 if m else 1) * math.factorial(l - m) / math.factorial(l + m) / (4 * math.pi))
         for l in range(l_max + 1)
+        for m in range(l + 1)
     )
 
 
@@ -69,12 +67,27 @@ def _radial(at, t, inside):
 
 
 @triton.jit
-def _write(x, y, z, square, at, t, inside, to, stride, written, SHELLS: tl.constexpr, FACTORS: tl.constexpr):
-    """The orbitals of one atom of a species with these shells at points of a brick."""
+def _write(
+    x,
+    y,
+    z,
+    square,
+    at,
+    t,
+    inside,
+    to,
+    stride,
+    written,
+    SHELLS: tl.constexpr,
+    DEGREES: tl.constexpr,
+    FACTORS: tl.constexpr,
+    KIND: tl.constexpr,
+):
+    """The orbitals of one atom of a species at points of a brick."""
     one = tl.full(x.shape, 1.0, x.dtype)
     real, imaginary = (one,), (tl.zeros_like(x),)
     older, old = (), ()
-    for l in tl.static_range(len(FACTORS)):
+    for l in tl.static_range(DEGREES[KIND] + 1):
         if l > 0:
             turned = real[l - 1] * x - imaginary[l - 1] * y
             imaginary = imaginary + (real[l - 1] * y + imaginary[l - 1] * x,)  # noqa: RUF005 (Triton has no star)
@@ -87,15 +100,15 @@ def _write(x, y, z, square, at, t, inside, to, stride, written, SHELLS: tl.const
             q = q + (next_q * (1.0 / (l - m)),)  # noqa: RUF005
         q = q + (one,)  # noqa: RUF005
         orbital = 0
-        for s in tl.static_range(len(SHELLS)):
-            if SHELLS[s] == l:
+        for s in tl.static_range(len(SHELLS[KIND])):
+            if SHELLS[KIND][s] == l:
                 f = _radial(at + 4 * s, t, inside)
                 for m in tl.static_range(l + 1):
-                    v = f * (FACTORS[l][m] * q[m])
+                    v = f * (FACTORS[l * (l + 1) // 2 + m] * q[m])
                     tl.store(to + (orbital + l + m) * stride, v * real[m], mask=written)
                     if m > 0:
                         tl.store(to + (orbital + l - m) * stride, v * imaginary[m], mask=written)
-            orbital += 2 * SHELLS[s] + 1
+            orbital += 2 * SHELLS[KIND][s] + 1
         older, old = old, q
 
 
@@ -118,6 +131,7 @@ def _orbitals(
     n_shells,
     PER_LENGTH: tl.constexpr,
     SHELLS: tl.constexpr,
+    DEGREES: tl.constexpr,
     FACTORS: tl.constexpr,
     POINTS: tl.constexpr,
 ):
@@ -145,7 +159,7 @@ def _orbitals(
             to = phi + begin + tl.load(row_of + i) * stride + p
             for kind in tl.static_range(len(SHELLS)):
                 if element == kind:
-                    _write(x, y, z, square, at, t, inside, to, stride, written, SHELLS[kind], FACTORS[kind])
+                    _write(x, y, z, square, at, t, inside, to, stride, written, SHELLS, DEGREES, FACTORS, kind)
 
 
 @triton.jit
@@ -237,6 +251,7 @@ def forward(
     if not len(pairs) or not most:
         return y
     kinds, n_bricks, sizes = degrees_of(shells), len(bricks), _sizes(shells, weight.device)
+    degrees = tuple(max(ls, default=-1) for ls in kinds)
     # Where the orbitals of each atom begin among those of its brick, and how many a brick has.
     ends = torch.nn.functional.pad(sizes[species].cumsum(0), (1, 0))
     brick = torch.searchsorted(starts, torch.arange(len(species), device=y.device), right=True) - 1
@@ -264,7 +279,8 @@ def forward(
         table.shape[2],
         per_length,
         kinds,
-        tuple(_normalisations(max(ls, default=-1)) for ls in kinds),
+        degrees,
+        _normalisations(max(degrees)),
         POINTS,
         num_warps=POINTS // 32,
     )
@@ -282,7 +298,7 @@ def forward(
         TILE,
         STEP,
         matrix_precision(weight),
-        num_warps=4,
+        num_warps=8,  # with four the accumulator and the operands of a step would not fit the registers
         num_stages=3,
     )
     _sum_blocks(y, product, sizes, row_of, starts, species, pairs, pair_starts, kinds)
