@@ -31,7 +31,7 @@ from nextham_kernels.ops.projector_product import projector_product
 __all__ = ["angular_momentum", "nonlocal_potential"]
 
 _CHUNK = 1 << 9
-"""Blocks that are made at a time: four real matrices of silicon's take 2.8 MB, one core's second-level cache 2 MB."""
+"""Blocks that are made at a time: some 25 MB for the largest published elements."""
 
 
 def angular_momentum(l: int) -> np.ndarray:
