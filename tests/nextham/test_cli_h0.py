@@ -146,6 +146,31 @@ def test_files_that_cannot_be_used(basis, poscar, tmp_path, name, change, senten
     assert sentence in printed and printed.startswith(f"nextham: {tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("0.4 0.45 0.5", "1.1 0.2 0.3"), "structure: atoms 0 and 1 are at the same place (0.000 Å apart)"),
+        (("Si H", "Si U"), "there is no orbital file for U (a name like U_…_2s2p1d.orb)"),
+        (("0.4 0.0 5.4", "5.0 5.4 0.3"), "cell: the three lattice vectors span no volume"),
+    ],
+)
+def test_structures_that_cannot_be(basis, tmp_path, change, sentence, capsys):
+    assert change[0] in POSCAR
+    (tmp_path / "POSCAR").write_text(POSCAR.replace(*change))
+    assert main(["h0", str(tmp_path / "POSCAR"), "--basis", str(basis), "-o", str(tmp_path / "out")]) == 1
+    assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_an_atom_outside_an_open_box(basis, tmp_path, capsys):
+    """ABACUS's files cannot say it."""
+    head = '1\nLattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3 pbc="{}"\nH -0.3 1 1\n'
+    (tmp_path / "open.xyz").write_text(head.format("F T T"))
+    assert main(["h0", str(tmp_path / "open.xyz"), "--basis", str(basis), "-o", str(tmp_path / "out")]) == 1
+    assert "atom 0 lies outside the cell along lattice vector 1, where" in capsys.readouterr().err
+    (tmp_path / "open.xyz").write_text(head.format("T F F"))
+    assert main(["h0", str(tmp_path / "open.xyz"), "--basis", str(basis), "-o", str(tmp_path / "out")]) == 0
+
+
 @pytest.mark.shared
 def test_h0_is_that_of_abacus(shared, tmp_path):
     run, report = sample("Si-1"), tmp_path / "report.json"
