@@ -19,10 +19,13 @@ import torch
 
 from nextham_kernels.loading import gpu_kernel, interpreted, reference_only
 
-__all__ = ["GPU_KERNELS", "define"]
+__all__ = ["GPU_KERNELS", "GPU_ORDERS", "define"]
 
 GPU_KERNELS: dict[str, str] = {}
 """Op, such as `nextham::gate_backward` → function of its GPU kernel, such as `gate.kernel.backward`."""
+
+GPU_ORDERS: dict[str, tuple[str, str, str]] = {}
+"""Op → what serves it, its derivative and that one's on a GPU: `triton`, `cupy`, `composed`, `reference`."""
 
 
 def define(
@@ -76,6 +79,10 @@ def define(
     run = _implement(op_name, reference, forward, gpu[:1])
     torch.library.register_fake(op_name, fake or reference)
     registered = getattr(torch.ops.nextham, name)
+    own, derived = (_kind(gpu[i : i + 1]) for i in range(2))
+    GPU_ORDERS[name] = (own, "composed", "composed") if gradient else (own, derived, "reference")
+    if linear_part and "reference" not in (own, derived):
+        GPU_ORDERS[name] = (own, derived, "composed")
     if gradient:
 
         def pull_composed(ctx: object, grad: torch.Tensor) -> tuple:
@@ -189,6 +196,10 @@ def _plain(tensors: Sequence[torch.Tensor]) -> bool:
         and torch._C._get_tracing_state() is None
         and all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.is_cpu for t in tensors)
     )
+
+
+def _kind(gpu: tuple[str, ...]) -> str:
+    return "reference" if not gpu else "triton" if ".kernel." in gpu[0] else "cupy"
 
 
 def _implement(op_name: str, reference: Callable, cpu: Callable, gpu: tuple[str, ...]) -> Callable:

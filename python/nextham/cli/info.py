@@ -40,6 +40,7 @@ def print_kernels() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from nextham_kernels.coverage import coverage
     from nextham_kernels.loading import instruction_sets, loaded, missing, reference_only
 
     console = Console()
@@ -52,11 +53,13 @@ def print_kernels() -> None:
     for kind, why in missing().items():
         console.print(f"{kind}: {why}", soft_wrap=True, markup=False)
     table = Table()
-    for column in ("op", "cpu", "cuda"):
+    for column in ("op", "cpu", "cuda", "cuda, backward", "double backward"):
         table.add_column(column)
+    orders = coverage()
     for op, devices in loaded().items():
-        table.add_row(op, devices["cpu"], devices.get("cuda", "–"))
+        table.add_row(op, devices["cpu"], devices.get("cuda", "–"), *orders.get(op, ("–",) * 3)[1:])
     console.print(table)
+    console.print("composed: of our kernels; reference: plain torch (nextham_kernels.coverage says why)")
 
 
 def print_dataset(path: str) -> None:
