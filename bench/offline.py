@@ -221,6 +221,7 @@ def network_calls(training: bool, case: str = "si2", dtype: torch.dtype = torch.
     with (
         mock.patch("nextham.model.ensemble.packable", lambda device: False),
         mock.patch("nextham_kernels.ops.tracegrad.closed_form.interpreted", lambda: True),
+        mock.patch("nextham_kernels.ops.edge_layer.composition.interpreted", lambda: True),
     ):
         run()  # what is folded once is not part of a step
         with Recorder() as calls:

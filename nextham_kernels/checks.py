@@ -80,8 +80,8 @@ def check_irreps_dim(name: str, tensor: torch.Tensor, irreps: object, dim: int) 
         raise ValueError(f"{name}: expected shape [e, {dim}] for irreps {shown}, got {list(tensor.shape)}")
 
 
-def check_range(name: str, index: torch.Tensor, size: int, ascending: bool = False) -> None:
-    """Checks that indices count from 0 and lie below a size, and that they ascend if they are said to.
+def check_range(name: str, index: torch.Tensor, size: int, ascending: bool = False, least: int = 0) -> None:
+    """Checks that indices count from 0 (or `least`) and lie below a size, and that they ascend if they are said to.
 
     On the CPU only: on a GPU an exception would wait for the device, so there an assertion on the device checks it,
     which ends the process's use of that GPU. Nothing is checked while torch compiles.
@@ -92,14 +92,14 @@ def check_range(name: str, index: torch.Tensor, size: int, ascending: bool = Fal
     if torch.compiler.is_compiling() or not index.numel():
         return
     if index.is_cuda:
-        inside = (index >= 0) & (index < size)
-        torch._assert_async(inside.all(), f"{name}: expected 0 <= index < {size}")
+        inside = (index >= least) & (index < size)
+        torch._assert_async(inside.all(), f"{name}: expected {least} <= index < {size}")
         if ascending:
             torch._assert_async((index[1:] >= index[:-1]).all(), f"{name}: expected indices in ascending order")
     else:
         low, high = (int(i) for i in index.aminmax())
-        if low < 0 or high >= size:
-            raise ValueError(f"{name}: expected 0 <= index < {size}, got {low} to {high}")
+        if low < least or high >= size:
+            raise ValueError(f"{name}: expected {least} <= index < {size}, got {low} to {high}")
         if ascending and not bool((index[1:] >= index[:-1]).all()):
             raise ValueError(f"{name}: expected indices in ascending order, got {_first_descent(index)}")
 

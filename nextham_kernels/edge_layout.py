@@ -193,10 +193,10 @@ def edge_rotation(vector: torch.Tensor) -> torch.Tensor:
         [e, 3, 3], acting on cartesian columns; the unit matrix where the vector is zero. Differentiable there too (the
         derivative is zero).
     """
-    length = vector.norm(dim=1, keepdim=True)
-    # The unit vector e_z stands in for a zero-length edge before the division, so that no NaN reaches the gradient.
+    # The unit vector e_z stands in for a zero-length edge before the norm, so that no NaN reaches a gradient.
     pole = vector.new_tensor([0.0, 0.0, 1.0])
-    n = torch.where(length > 0, vector, pole) / torch.where(length > 0, length, torch.ones_like(length))
+    directed = torch.where(vector.detach().norm(dim=1, keepdim=True) > 0, vector, pole)
+    n = directed / directed.norm(dim=1, keepdim=True)
     flip = torch.where(n[:, 2:] < 0, -1.0, 1.0) * vector.new_tensor([0.0, 1.0, 1.0]) + vector.new_tensor(
         [1.0, 0.0, 0.0]
     )

@@ -39,6 +39,7 @@ def define(
     gradient: Callable[..., tuple] | None = None,
     vmap: tuple[Callable, Callable] | str | None = None,
     gpu: tuple[str, ...] = (),
+    terms: Callable[[int, list[torch.Tensor]], list[torch.Tensor | None]] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Registers `nextham::<name>` and its backward, and returns the op.
 
@@ -62,6 +63,9 @@ def define(
         gpu: the GPU kernel and, if there is one, that of the derivative, as functions of modules inside `ops`, such as
             `("gate.kernel.forward", "gate.kernel.backward")`, with the arguments of `forward` and of `backward`. They
             are called with contiguous tensors without gradient, all on the current device.
+        terms: instead of `linear_part`, of an op that is a sum of products of its tensors, each at most once in a
+            product: (i, tensors) → the tensors that leave only the terms with the i-th: as they are, cut to their first
+            rows, or None for zeros where they do not occur in these terms.
 
     Returns:
         The op; any derivative with respect to its tensors up to second order exists. Its `backward` is the backward op,
@@ -126,13 +130,19 @@ def define(
         for i, grad2 in enumerate(grads2):
             if grad2 is None or not had[i]:
                 continue
-            # ⟨grad, f_i(…, grad2_i, …)⟩ is what this cotangent adds to the loss, f_i being the part linear in tensor i.
-            replaced = [*tensors[:i], grad2, *tensors[i + 1 :], *linear_part(i, *settings)]
-            needs = [want and j != i for j, want in enumerate(wanted)]
+            # ⟨grad, f_i(…, grad2_i, …)⟩ is what this cotangent adds to the loss, f_i being the terms with tensor i.
+            kept, parts = [*tensors[:i], grad2, *tensors[i + 1 :]], settings
+            if linear_part:
+                parts = linear_part(i, *settings)
+            else:
+                kept = terms(i, kept)
+            replaced = [*(torch.zeros_like(t) if k is None else k for k, t in zip(kept, tensors, strict=True)), *parts]
+            needs = [want and j != i and kept[j] is not None for j, want in enumerate(wanted)]
             if ctx.needs_input_grad[0]:
                 grad2_grad = _sum(grad2_grad, op(*replaced))
             if any(needs):
                 pulled = op_backward(grad, *replaced, needs)
+                pulled = (_of_rows(g, len(t)) if need else g for g, t, need in zip(pulled, tensors, needs, strict=True))
                 found = [_sum(f, g) if need else f for f, g, need in zip(found, pulled, needs, strict=True)]
         return (grad2_grad, *found, *(None for _ in ctx.settings))
 
@@ -140,7 +150,7 @@ def define(
         rules = (_mapped_rows(registered), _mapped_rows(registered_backward)) if vmap == "rows" else vmap
         torch.library.register_vmap(op_name, rules[0])
         torch.library.register_vmap(backward_name, rules[1])
-    pull_backward = pull_multilinear if linear_part else pull_again
+    pull_backward = pull_multilinear if linear_part or terms else pull_again
     op = _direct(registered, run, keep, pull, n_tensors)
     op_backward = _direct(registered_backward, run_backward, keep, pull_backward, n_tensors + 1, listed=True)
     torch.library.register_autograd(op_name, pull, setup_context=keep)
@@ -244,6 +254,11 @@ def _mapped_rows(registered: Callable) -> Callable:
         return [t.unflatten(0, (size, -1) if len(t) else (size, 0)) for t in found], [0] * len(found)
 
     return rule
+
+
+def _of_rows(grad: torch.Tensor, n: int) -> torch.Tensor:
+    """The gradient of n rows from that of the first ones."""
+    return grad if len(grad) == n else torch.cat([grad, grad.new_zeros(n - len(grad), *grad.shape[1:])])
 
 
 def _sum(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:

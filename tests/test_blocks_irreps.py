@@ -266,7 +266,7 @@ def test_contract():
         blocks_to_irreps(blocks, shells, width=100)
     with harness.raises(ValueError, "places: expected shape [128], got [127]"):
         irreps_to_blocks(x, shells, True, places=torch.arange(127))
-    with harness.raises(ValueError, "places: expected -1 <= place < 128, got 1 to 128"):
+    with harness.raises(ValueError, "places: expected -1 <= index < 128, got 1 to 128"):
         irreps_to_blocks(x, shells, True, places=torch.arange(1, 129))
     with harness.raises(TypeError, "places: expected dtype int64, got int32"):
         irreps_to_blocks(x, shells, True, places=torch.arange(128, dtype=torch.int32))
@@ -295,9 +295,10 @@ def test_gpu_kernel(spin, columns):
     if spin in ("none", "spinor"):
         harness.assert_gpu_kernel(
             "blocks_to_irreps blocks_to_irreps_backward",
-            lambda blocks, places: torch.ops.nextham.blocks_to_irreps(blocks, places, *settings, width),
-            lambda blocks, places: reference.blocks_to_irreps(blocks, places, *settings, width),
+            lambda blocks, places: torch.ops.nextham.blocks_to_irreps(blocks, places, *settings, width).square(),
+            lambda blocks, places: reference.blocks_to_irreps(blocks, places, *settings, width).square(),
             {"blocks": blocks, "places": places},
+            second=spin == "none",
         )
     harness.assert_gpu_kernel(
         "irreps_to_blocks irreps_to_blocks_backward",

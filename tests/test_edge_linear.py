@@ -267,4 +267,5 @@ def test_gpu_kernel(case, n_heads, onsite, n=harness.EDGES):
         functools.partial(run, torch.ops.nextham.edge_linear),
         functools.partial(run, reference.edge_linear),
         inputs,
+        second=case == "plain",
     )

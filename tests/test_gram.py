@@ -6,7 +6,7 @@ import torch
 
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.edge_layout import edge_layout
-from nextham_kernels.ops.gram import gram, gram_apply, n_pairs, reference
+from nextham_kernels.ops.gram import gram, gram_apply, gram_update, n_pairs, reference
 
 CASES = {
     "plain": "3x0e+2x1o+1x2e",
@@ -192,3 +192,30 @@ def test_gpu_kernel(op, case, edge):
             lambda x: plain(x, x, irreps, edge),
             {"x": inputs(op, case, 9)["x"]},
         )
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(("case", "edge"), [("plain", False), ("repeated", True), ("production", True)])
+def test_gpu_kernel_of_the_update(case, edge):
+    irreps = str(irreps_of(CASES[case]))
+    harness.assert_gpu_kernel(
+        "gram_update",
+        lambda **tensors: gram_update(*tensors.values(), irreps, 0.2, edge),
+        lambda **tensors: reference.gram_update(*tensors.values(), irreps, edge, 0.2),
+        inputs("gram_apply", case, 3 if case == "production" else 9),
+    )
+
+
+@pytest.mark.parametrize("edge", [False, True])
+def test_update(edge):
+    irreps = CASES["repeated"]
+    given = inputs("gram_apply", "repeated")
+    g = 2 * gram_apply(*given.values(), irreps, edge)
+    expected = given["x"] + 0.3 * (given["x"].norm(dim=1) / (g.norm(dim=1) + 1e-5))[:, None] * g
+    harness.assert_close(gram_update(*given.values(), irreps, 0.3, edge), expected)
+    name = str(irreps_of(irreps))
+    harness.assert_same_gradients(
+        lambda c, x: gram_update(c, x, irreps, 0.3, edge),
+        lambda c, x: reference.gram_update(c, x, name, edge, 0.3),
+        given,
+    )

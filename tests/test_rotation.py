@@ -82,7 +82,20 @@ def test_edge_wigner_gpu_kernel(l_max):
     torch.testing.assert_close(single, rounded, rtol=0, atol=6e-8)
 
 
+@pytest.mark.triton
+def test_edge_wigner_gradient_on_a_gpu():
+    harness.assert_gpu_kernel(
+        "edge_wigner edge_wigner_backward",
+        lambda vector: edge_wigner(vector, 4),
+        lambda vector: reference.edge_wigner(vector, 4),
+        {"vector": vectors()},
+    )
+
+
 def test_edge_wigner_gradient():
+    for l_max in (1, 4):
+        functions = (lambda vector, f=f, l=l_max: f(vector, l) for f in (edge_wigner, reference.edge_wigner))
+        harness.assert_same_gradients(*functions, {"vector": vectors()})
     harness.gradcheck(lambda v: edge_wigner(v, 2), vectors()[[0, 9]])
     v = harness.leaf(vectors())
     (gradient,) = torch.autograd.grad((edge_wigner(v, 4) * harness.random(len(v), 165)).sum(), v)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nextham_kernels.checks import check_irreps_dim, check_shapes, check_tensors
+from nextham_kernels.checks import check_irreps_dim, check_range, check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.ops.blocks_irreps import cpu, reference
 from nextham_kernels.registration import define
@@ -47,6 +47,7 @@ _to_irreps = define(
     cpu.to_irreps_forward,
     cpu.to_irreps_backward,
     cpu.irreps_like,
+    linear_part=lambda i, *settings: settings,
     gpu=("blocks_irreps.kernel.to_irreps_forward", "blocks_irreps.kernel.to_irreps_backward"),
 )
 _to_blocks = define(
@@ -56,6 +57,7 @@ _to_blocks = define(
     cpu.to_blocks_forward,
     cpu.to_blocks_backward,
     cpu.blocks_like,
+    linear_part=lambda i, *settings: settings,
     gpu=("blocks_irreps.kernel.to_blocks_forward", "blocks_irreps.kernel.to_blocks_backward"),
 )
 
@@ -183,7 +185,5 @@ def _check_places(places: torch.Tensor | None, dim: int, width: int, device: tor
         return torch.arange(dim, device=device)
     check_tensors(integer={"places": places})
     check_shapes(places=(places, str(dim)))
-    low, high = (int(place) for place in places.aminmax())
-    if low < -1 or high >= width:
-        raise ValueError(f"places: expected -1 <= place < {width}, got {low} to {high}")
+    check_range("places", places, width, least=-1)
     return places

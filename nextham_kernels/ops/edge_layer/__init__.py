@@ -272,8 +272,8 @@ def edge_outputs(
         raise ValueError(f"out: expected a contiguous tensor, got strides {out.stride()}")
     if isinstance(weights, PackedEdgeLayer):
         return cpu.edge_outputs(source, target, edge, edges, weights, factor, out, rows, places)
-    made = composition.edge_outputs(source, target, edge, edges, weights, settings)
-    out[rows[:, None], places] = factor[:, None] * made
+    made = composition.edge_outputs(source, target, edge, edges, weights, settings, factor)
+    out[rows[:, None], places] = made
     return None
 
 

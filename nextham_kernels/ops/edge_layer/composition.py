@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import torch
 
+from nextham_kernels.loading import interpreted
 from nextham_kernels.ops.attention import segment_softmax
 from nextham_kernels.ops.edge_linear import edge_linear, head_linear
+from nextham_kernels.ops.edge_message import edge_message
 from nextham_kernels.ops.edge_tensor_product import edge_tensor_product
 from nextham_kernels.ops.gate import gate, gate_input_irreps
 from nextham_kernels.ops.layer_norm_silu import layer_norm_silu
@@ -118,6 +120,11 @@ def node_update(
     return y + edge_linear(gate(risen, irreps, edge=True), weights.fall[0], irreps, irreps, weights.fall[1])
 
 
+def _fused(x: torch.Tensor) -> bool:
+    """Whether ops that are made of several run in kernels of their own, which keep nothing for a backward pass."""
+    return not torch.is_grad_enabled() and (x.is_cuda or interpreted())
+
+
 def _mlp(x: torch.Tensor, parameters: Sequence[torch.Tensor], eps: float) -> torch.Tensor:
     for i in range(0, len(parameters), 4):
         if i:
@@ -135,10 +142,15 @@ def edge_values(
     settings: EdgeLayerSettings,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns v and a."""
-    irreps = settings.irreps
-    message = rotate_to_edges(source, edges.wigner, irreps, edges.src, target, edges.dst, node_rows=True)
-    normed = norm(edge, *weights.norm, irreps, settings.norm_eps, settings.floor, edge=True)
-    message = message + edge_linear(normed, weights.merge, irreps, irreps)
+    irreps, floors = settings.irreps, (settings.norm_eps, settings.floor)
+    if _fused(edge):
+        where = (edges.wigner, edges.src, edges.dst)
+        message = edge_message(source, target, edge, *where, *weights.norm, weights.merge, irreps, *floors)
+    else:
+        ends = (edges.src, target, edges.dst)
+        message = rotate_to_edges(source, edges.wigner, irreps, *ends, node_rows=True, trusted=True)
+        normed = norm(edge, *weights.norm, irreps, *floors, edge=True)
+        message = message + edge_linear(normed, weights.merge, irreps, irreps)
     *first, weight, shift, last, offset = weights.radial
     hidden = layer_norm_silu(_mlp(edges.radial, first, settings.radial_eps), weight, shift, settings.radial_eps)
     product = edge_tensor_product(
@@ -196,9 +208,9 @@ def _attention(
     value, logits = edge_values(source, target, edge, edges, weights, settings)
     into, n_nodes = edges.dst - nodes[0], nodes[1] - nodes[0]
     out = through_heads(value, logits, weights.to_edge, edges, irreps)
-    softmax = segment_softmax(logits, into, n_nodes, ascending=True)
+    softmax = segment_softmax(logits, into, n_nodes, ascending=True, trusted=True)
     mixed = through_heads(value, softmax, weights.to_node, edges, irreps)
-    return out, rotate_to_nodes(mixed, edges.wigner, irreps, into, n_nodes, True, ascending=True)
+    return out, rotate_to_nodes(mixed, edges.wigner, irreps, into, n_nodes, True, ascending=True, trusted=True)
 
 
 def edge_outputs(
@@ -208,8 +220,9 @@ def edge_outputs(
     edges: Edges,
     weights: EdgeLayerWeights,
     settings: EdgeLayerSettings,
+    factor: torch.Tensor,
 ) -> torch.Tensor:
-    """Returns D_eᵀ Σ_h a_eh M_h v_e [e, d_out] on e3nn's flat axis."""
+    """Returns f_e D_eᵀ Σ_h a_eh M_h v_e [e, d_out] on e3nn's flat axis."""
     value, logits = edge_values(source, target, edge, edges, weights, settings)
     row = through_heads(value, logits, weights.to_edge, edges, settings.irreps)
-    return rotate_to_nodes(row, edges.wigner, weights.to_edge.irreps)
+    return rotate_to_nodes(row, factor[:, None] * edges.wigner, weights.to_edge.irreps)  # D is shorter than the row

@@ -23,6 +23,15 @@ from nextham_kernels.registration import define
 
 __all__ = ["edge_linear", "head_linear"]
 
+
+def _terms(i: int, tensors: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Σ_h a_h (M_h x + b_h) + b: what stands beside each of them."""
+    x, heads, matrix, bias, onsite = tensors
+    if i == 3:
+        return [None, heads, matrix, bias, onsite]
+    return [x, heads, matrix, bias[: heads.shape[1] if i == 1 else 0], onsite]
+
+
 _op = define(
     "edge_linear",
     "Tensor x, Tensor heads, Tensor matrix, Tensor bias, Tensor onsite, str irreps_in, str irreps_out",
@@ -30,6 +39,7 @@ _op = define(
     cpu.forward,
     cpu.backward,
     lambda x, heads, matrix, bias, onsite, irreps_in, irreps_out: x.new_empty(len(x), dim_of(irreps_out)),
+    terms=_terms,
     gpu=("edge_linear.kernel.forward", "edge_linear.kernel.backward"),
 )
 

@@ -29,6 +29,19 @@ from nextham_kernels.registration import define
 
 __all__ = ["edge_tensor_product", "edge_tensor_product_sizes"]
 
+
+def _terms(i: int, tensors: list[torch.Tensor]) -> list[torch.Tensor | None]:
+    """W c (t Vᵀ + v) x + b: what stands beside each of them."""
+    x, radial, weight, onsite, radial_weight, radial_bias, bias = tensors
+    if i == 6:
+        return [None, radial, weight, onsite, radial_weight, radial_bias, bias]
+    if radial_weight.numel() and i in (1, 4):
+        radial_bias = None
+    elif i == 5:
+        radial = None
+    return [x, radial, weight, onsite, radial_weight, radial_bias, bias[:0]]
+
+
 _op = define(
     "edge_tensor_product",
     "Tensor x, Tensor radial, Tensor linear_weight, Tensor onsite, Tensor radial_weight, Tensor radial_bias, "
@@ -37,6 +50,7 @@ _op = define(
     cpu.forward,
     cpu.backward,
     lambda x, *rest: x.new_empty(len(x), irreps_of(rest[-1]).dim),
+    terms=_terms,
     gpu=("edge_tensor_product.kernel.forward", "edge_tensor_product.kernel.backward"),
 )
 

@@ -10,7 +10,10 @@ For each block b of the irreps and its channels u ≤ v, in the order of an uppe
     Σ C · gram(x, y) = ⟨x, gram_apply(C, y)⟩ = ⟨gram_apply(C, x), y⟩,  ∂/∂x Σ C · gram(x, x) = 2 gram_apply(C, x):
 
 the derivatives of each are made of the other, and exist to any order. gram is invariant under rotation and inversion.
-NextHAM has 980 entries per edge. Source: ours.
+
+    gram_update(C, x) = x + ρ ‖x‖/(‖g‖ + 1e-5) g,  g = 2 gram_apply(C, x),  norms of whole rows
+
+is what TraceGrad does with them. NextHAM has 980 entries per edge. Source: ours.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
 from nextham_kernels.ops.gram import cpu, reference
 from nextham_kernels.registration import define
 
-__all__ = ["gram", "gram_apply", "n_pairs"]
+__all__ = ["gram", "gram_apply", "gram_update", "n_pairs"]
 
 
 def n_pairs(irreps: IrrepsLike) -> int:
@@ -49,6 +52,15 @@ _apply = define(
     lambda c, x, irreps, edge: torch.empty_like(x),
     linear_part=lambda i, irreps, edge: (irreps, edge),
     gpu=("gram.kernel.gram_apply", "gram.kernel.gram_apply_backward"),
+)
+_update = define(
+    "gram_update",
+    "Tensor c, Tensor x, str irreps, bool edge, float residual",
+    reference.gram_update,
+    cpu.gram_update,
+    None,
+    lambda c, x, irreps, edge, residual: torch.empty_like(x),
+    gpu=("gram.kernel.gram_update",),
 )
 
 
@@ -107,3 +119,36 @@ def gram_apply(c: torch.Tensor, x: torch.Tensor, irreps: IrrepsLike, edge: bool 
     check_irreps_dim("x", x, irreps, irreps.dim)
     check_shapes(x=(x, "e d"), c=(c, f"e {n_pairs(irreps)}"))
     return _apply(c, x, str(irreps), edge)
+
+
+def gram_update(
+    c: torch.Tensor, x: torch.Tensor, irreps: IrrepsLike, residual: float, edge: bool = False
+) -> torch.Tensor:
+    """Returns x + ρ ‖x‖/(‖g‖ + 1e-5) g with g = 2 gram_apply(C, x), the norms being those of whole rows.
+
+    On a GPU one kernel that keeps g on the chip.
+
+    Args:
+        c: C [e, n_pairs(irreps)], float32 or float64.
+        x: features [e, d], same dtype.
+        irreps: layout of `x` and of the result.
+        residual: ρ.
+        edge: they are rows of the edge frame (`edge_layout`) instead of e3nn's flat axis.
+
+    Returns:
+        [e, d]. Derivatives exist up to second order, where no row and no g is zero.
+
+    Raises:
+        ValueError: a wrong shape.
+        TypeError: a wrong or mixed dtype or device.
+
+    Example:
+        >>> import torch
+        >>> gram_update(torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[3.0, 4.0]]), "2x0e", 0.5).round(decimals=3)
+        tensor([[4.5000, 6.0000]])
+    """
+    irreps = irreps_of(irreps)
+    check_tensors(c=c, x=x)
+    check_irreps_dim("x", x, irreps, irreps.dim)
+    check_shapes(x=(x, "e d"), c=(c, f"e {n_pairs(irreps)}"))
+    return _update(c, x, str(irreps), edge, residual)

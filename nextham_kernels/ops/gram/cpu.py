@@ -67,3 +67,10 @@ def gram_apply_backward(
         gram(grad, x, irreps, edge) if needs[0] else x.new_empty(0),
         gram_apply(c, grad, irreps, edge) if needs[1] else x.new_empty(0),
     ]
+
+
+def gram_update(c: torch.Tensor, x: torch.Tensor, irreps: str, edge: bool, residual: float) -> torch.Tensor:
+    """Runs `gram_apply`, and torch for the rest."""
+    g = gram_apply(c, x, irreps, edge)  # half of it
+    scale = residual * x.norm(dim=1, keepdim=True) / (2 * g.norm(dim=1, keepdim=True) + 1e-5)
+    return torch.addcmul(x, scale, g, value=2)

@@ -39,3 +39,9 @@ def gram_apply(c: torch.Tensor, x: torch.Tensor, irreps: str, edge: bool) -> tor
         start += len(u)
     y = torch.cat(out, dim=1)
     return edge_layout(irreps).to_row(y) if edge else y
+
+
+def gram_update(c: torch.Tensor, x: torch.Tensor, irreps: str, edge: bool, residual: float) -> torch.Tensor:
+    """Returns x + ρ ‖x‖/(‖g‖ + 1e-5) g, g = 2 gram_apply(C, x)."""
+    g = 2 * gram_apply(c, x, irreps, edge)
+    return x + residual * x.norm(dim=1, keepdim=True) / (g.norm(dim=1, keepdim=True) + 1e-5) * g

@@ -70,7 +70,7 @@ def layer_norm_silu_vjp(
     """Returns vᵀ ∂y/∂h for y = layer_norm_silu(h, weight, bias, eps); the formula is on the op's page.
 
     Args:
-        v: [e, c], float32 or float64.
+        v: [e, c], float32 or float64, or [1, c] for the same in every row.
         h: [e, c], same dtype.
         weight: w [c].
         bias: b [c].
@@ -90,7 +90,9 @@ def layer_norm_silu_vjp(
         tensor([[ 0.0025, -0.0050,  0.0025]])
     """
     check_tensors(v=v, h=h, weight=weight, bias=bias)
-    _check(eps, v=(v, "e c"), h=(h, "e c"), weight=(weight, "c"), bias=(bias, "c"))
+    _check(eps, h=(h, "e c"), v=(v, "1 c" if len(v) == 1 else "e c"), weight=(weight, "c"), bias=(bias, "c"))
+    if len(v) != len(h) and torch.is_grad_enabled():
+        v = v.expand(h.shape)  # the derivative has a row for each
     return _vjp(v, h, weight, bias, eps)
 
 

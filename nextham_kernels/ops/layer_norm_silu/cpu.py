@@ -27,8 +27,8 @@ def backward(
 
 
 def vjp(v: torch.Tensor, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """Runs `layer_norm_silu_vjp`."""
-    y = torch.empty_like(h)
+    """Runs `layer_norm_silu_vjp`; v may be one row for all rows of h."""
+    y, v = torch.empty_like(h), v.expand(h.shape).contiguous()
     kernels().layer_norm_silu_vjp(v.numpy(), h.numpy(), weight.numpy(), bias.numpy(), eps, y.numpy())
     return y
 

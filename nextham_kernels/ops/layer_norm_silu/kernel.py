@@ -46,8 +46,9 @@ def _forward(h, weight, bias, y, n, C: tl.constexpr, EPS: tl.constexpr, ROWS: tl
 @triton.jit
 def _pull(
     grad, h, weight, bias, grad_h, partial, n,
-    C: tl.constexpr, EPS: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, C2: tl.constexpr,
+    C: tl.constexpr, EPS: tl.constexpr, SUMS: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr, C2: tl.constexpr,
 ):  # fmt: skip
+    """ONE: the same row of `grad` for all rows."""
     first = tl.program_id(0).to(tl.int64)
     j = tl.arange(0, C2)
     w, b = tl.load(weight + j, mask=j < C, other=0.0), tl.load(bias + j, mask=j < C, other=0.0)
@@ -59,7 +60,10 @@ def _pull(
         x, inverse = _unit(tl.load(h + at, mask=there, other=0.0), there, C, EPS)
         u = x * w[None, :] + b[None, :]
         s = tl.sigmoid(u)
-        pulled = tl.load(grad + at, mask=there, other=0.0) * s * (1 + u * (1 - s))
+        if ONE:
+            pulled = tl.load(grad + j, mask=j < C, other=0.0)[None, :] * s * (1 + u * (1 - s))
+        else:
+            pulled = tl.load(grad + at, mask=there, other=0.0) * s * (1 + u * (1 - s))
         if SUMS:
             of_weight += tl.sum(pulled * x, 0)
             of_bias += tl.sum(pulled, 0)
@@ -139,7 +143,8 @@ def _pulled(
     tiles = triton.cdiv(len(h), shape["ROWS"])
     programs = min(PROGRAMS, tiles) if sums else tiles
     grad_h, partial = torch.empty_like(h), h.new_empty(programs if sums else 0, 2, h.shape[1])
-    _pull[(programs,)](grad, h, weight, bias, grad_h, partial, len(h), EPS=eps, SUMS=sums, **shape, num_warps=4)
+    settings = {"EPS": eps, "SUMS": sums, "ONE": len(grad) < len(h), **shape, "num_warps": 4}
+    _pull[(programs,)](grad, h, weight, bias, grad_h, partial, len(h), **settings)
     return [grad_h, *partial.sum(0)]
 
 
@@ -158,7 +163,7 @@ def backward_cost(
 
 
 def vjp(v: torch.Tensor, h: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> torch.Tensor:
-    """Runs `_pull` without its sums."""
+    """Runs `_pull` without its sums; v may be one row for all rows of h."""
     return _pulled(v, h, weight, bias, eps, False)[0]
 
 

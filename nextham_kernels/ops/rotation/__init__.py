@@ -43,9 +43,9 @@ _edge_wigner = define(
     "Tensor vector, int l_max",
     reference.edge_wigner,
     cpu.edge_wigner,
-    None,
+    cpu.edge_wigner_backward,
     lambda vector, l_max: vector.new_empty(len(vector), _size(l_max)),
-    gpu=("rotation.kernel.edge_wigner",),
+    gpu=("rotation.kernel.edge_wigner", "rotation.kernel.edge_wigner_backward"),
 )
 _rotate_to_edges = define(
     "rotate_to_edges",
@@ -106,6 +106,7 @@ def rotate_to_edges(
     target: torch.Tensor | None = None,
     dst: torch.Tensor | None = None,
     node_rows: bool = False,
+    trusted: bool = False,
 ) -> torch.Tensor:
     """Gathers features of nodes and rotates them into rows: row_e = to_row(D_e (source_{src e} + target_{dst e})).
 
@@ -118,6 +119,7 @@ def rotate_to_edges(
         dst: int64 [e], with `target` only.
         node_rows: source and target are not on e3nn's flat axis but laid out as rows already, `to_row` of features that
             are not rotated.
+        trusted: the indices are right: they are not checked.
 
     Returns:
         Rows [e, d].
@@ -144,8 +146,9 @@ def rotate_to_edges(
         check_irreps_dim(key, x, name, dim)
     check_shapes(wigner=(wigner, "e w"), src=(src, "e"), dst=(dst, "e"))
     _check_columns(wigner, name, size)
-    check_range("src", src, len(source))
-    if "target" in given:
+    if not trusted:
+        check_range("src", src, len(source))
+    if "target" in given and not trusted:
         check_range("dst", dst, len(target))
     return _rotate_to_edges(source, target, wigner, src, dst, name, node_rows)
 
@@ -158,6 +161,7 @@ def rotate_to_nodes(
     n_nodes: int | None = None,
     node_rows: bool = False,
     ascending: bool = False,
+    trusted: bool = False,
 ) -> torch.Tensor:
     """Rotates rows back and sums them into nodes: y_n = Σ_{e: dst_e = n} D_eᵀ from_row(row_e).
 
@@ -170,6 +174,7 @@ def rotate_to_nodes(
         node_rows: the result is not on e3nn's flat axis but laid out as rows, `to_row` of features that are not
             rotated.
         ascending: `dst` is in ascending order, which spares a GPU from sorting it.
+        trusted: the indices are right: they are not checked, which takes a GPU seven small kernels.
 
     Returns:
         [n_nodes, d], or [e, d] without `dst`.
@@ -196,7 +201,8 @@ def rotate_to_nodes(
     check_shapes(rows=(rows, f"e {dim}"), dst=(dst, "e"))
     if n_nodes < 0:
         raise ValueError(f"n_nodes: expected 0 or more, got {n_nodes}")
-    check_range("dst", dst, n_nodes, ascending)
+    if not trusted:
+        check_range("dst", dst, n_nodes, ascending)
     return _rotate_to_nodes(rows, wigner, dst, n_nodes, name, node_rows, ascending)
 
 

@@ -10,6 +10,7 @@ import torch
 from nextham_kernels.clebsch_gordan import irreps_of, wigner_3j
 from nextham_kernels.edge_layout import edge_layout, sigma_of
 from nextham_kernels.loading import kernels
+from nextham_kernels.ops.rotation.derivative import vector_gradient
 
 
 @functools.cache
@@ -29,6 +30,11 @@ def edge_wigner(vector: torch.Tensor, l_max: int) -> torch.Tensor:
     wigner = vector.new_empty(len(vector), sum((2 * l + 1) ** 2 for l in range(l_max + 1)))
     kernels().edge_wigner(vector.numpy(), *entries(l_max), l_max, wigner.numpy())
     return wigner
+
+
+def edge_wigner_backward(grad: torch.Tensor, vector: torch.Tensor, l_max: int, needs: list[bool]) -> list[torch.Tensor]:
+    """Runs `edge_wigner` in double, and products of matrices; `needs` says true of the vector."""
+    return [vector_gradient(grad, edge_wigner(vector.double(), l_max), vector, l_max)]
 
 
 @functools.cache

@@ -11,6 +11,7 @@ the second-level cache); 2,152 multiply-adds, 6 bytes of first-level cache for e
 alike.
 
 Wigner matrices in double, one launch for each degree: 25 products at most for each number of D^l, all in one buffer.
+Their derivative is left to cuBLAS: batched products of 9 × 9 matrices at most.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from nextham_kernels.cost import Cost, nbytes
 from nextham_kernels.edge_layout import edge_layout
 from nextham_kernels.ops.attention.kernel import segments
 from nextham_kernels.ops.rotation.cpu import entries
+from nextham_kernels.ops.rotation.derivative import vector_gradient
 
 EDGES, NUMBERS = 16, 128
 """A tile: one number of 16 edges for each of 128 threads, which so read the tables once for 16 edges."""
@@ -240,6 +242,18 @@ def edge_wigner_cost(vector: torch.Tensor, l_max: int) -> Cost:
     size = _start(l_max + 1)
     numbers = sum((2 * l + 1) ** 2 * min(25, (2 * l - 1) ** 2) for l in range(2, l_max + 1))
     return Cost(nbytes(vector) + (3 * 8 + vector.element_size()) * size * len(vector), 6 * numbers * len(vector))
+
+
+def edge_wigner_backward(grad: torch.Tensor, vector: torch.Tensor, l_max: int, needs: list[bool]) -> list[torch.Tensor]:
+    """Makes D again in double; its derivative is batched products of matrices (`derivative`)."""
+    return [vector_gradient(grad, edge_wigner(vector.double(), l_max), vector, l_max)]
+
+
+def edge_wigner_backward_cost(grad: torch.Tensor, vector: torch.Tensor, l_max: int, needs: list[bool]) -> Cost:
+    """Counts `edge_wigner_backward`: D in double once more, read with its gradient, and the products between."""
+    size = 8 * _start(l_max + 1) * len(vector)
+    products = sum((2 * l + 1) ** 3 + 3 * (2 * l + 1) ** 2 for l in range(1, l_max + 1))
+    return edge_wigner_cost(vector, l_max) + Cost(nbytes(grad, vector) + 5 * size, 2 * products * len(vector))
 
 
 def _launch_edges(

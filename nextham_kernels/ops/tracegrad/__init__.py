@@ -170,7 +170,8 @@ def tracegrad_update(
     """
     _check_folded(x, folded)
     tensors = (folded.forms, folded.bias, folded.last, *(t for layer in folded.layers for t in layer))
-    return closed_form.Update.apply(folded.irreps, edge, residual, invariants, x, *tensors)
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
+    return closed_form.Update.apply(folded.irreps, edge, residual, invariants, keep, x, *tensors)
 
 
 def folded_invariants(x: torch.Tensor, folded: FoldedTraceGrad, edge: bool = False) -> torch.Tensor:

@@ -25,7 +25,7 @@ from torch.autograd.function import FunctionCtx
 
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.loading import interpreted, reference_only
-from nextham_kernels.ops.gram import gram, gram_apply
+from nextham_kernels.ops.gram import gram, gram_apply, gram_update
 from nextham_kernels.ops.layer_norm_silu import (
     layer_norm_silu,
     layer_norm_silu_backward,
@@ -91,7 +91,7 @@ def invariants(x: torch.Tensor, folded: FoldedTraceGrad, edge: bool) -> torch.Te
 
 
 class Update(torch.autograd.Function):
-    """irreps, edge, ρ, whether z is wanted, x, A, b, a, then the tensors of every layer → x′, z or None."""
+    """irreps, edge, ρ, whether z is wanted and a graph kept, x, A, b, a, then each layer's tensors → x′, z or None."""
 
     @staticmethod
     def forward(
@@ -100,6 +100,7 @@ class Update(torch.autograd.Function):
         edge: bool,
         residual: float,
         wanted: bool,
+        keep: bool,
         x: torch.Tensor,
         forms: torch.Tensor,
         bias: torch.Tensor,
@@ -110,7 +111,6 @@ class Update(torch.autograd.Function):
         layers = _layers(flat)
         x = x.contiguous()
         sweep = cpu.update if x.device.type == "cpu" and not (reference_only() or interpreted()) else _sweep
-        keep = any(ctx.needs_input_grad)
         y, scale, z, h, v = sweep(x, forms, bias, last, layers, irreps, edge, EPS, residual, keep, wanted)
         ctx.settings = irreps, edge
         ctx.save_for_backward(x, scale, forms, last, *h, *v, *flat)
@@ -135,7 +135,7 @@ class Update(torch.autograd.Function):
         x, scale, forms, last, *rest = ctx.saved_tensors
         k = len(rest) // 6
         h, v, layers = rest[:k], rest[k : 2 * k], _layers(rest[2 * k :])
-        weights = any(ctx.needs_input_grad[5:])
+        weights = any(ctx.needs_input_grad[6:])
         grad_x = grad_forms = grad_last = grad_bias = None
         grad_h: list[torch.Tensor | None] = [None] * k
         grads: list[list[torch.Tensor | None]] = [[None] * 4 for _ in layers]
@@ -175,7 +175,7 @@ class Update(torch.autograd.Function):
                 grad_forms = _add_product(grad_forms, gram(x, x, irreps, edge), pull)
             grad_x = _add(grad_x, gram_apply(pull @ forms.T, x, irreps, edge).mul_(2))
         flat = (grad for layer in grads for grad in layer)
-        return (None, None, None, None, grad_x, grad_forms, grad_bias, grad_last, *flat)
+        return (None, None, None, None, None, grad_x, grad_forms, grad_bias, grad_last, *flat)
 
 
 def _add(total: torch.Tensor | None, term: torch.Tensor) -> torch.Tensor:
@@ -203,18 +203,25 @@ def _sweep(
     residual: float,
     keep: bool,
     wanted: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]:
-    """Returns x′, s [e, 1], z or None, every h_j and every v_j: the formulas of this page, line by line."""
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]:
+    """Returns x′, s [e, 1], z or None, every h_j and every v_j: the formulas of this page, line by line.
+
+    Without `keep`, what the backward pass reads is not returned.
+    """
     h = [torch.addmm(bias, gram(x, x, irreps, edge), forms)]
     for weight, shift, w, b in layers if wanted else layers[:-1]:
         h.append(torch.addmm(b, layer_norm_silu(h[-1], weight, shift, eps), w.T))
     z = h[-1] if wanted else None
     g = last.expand(len(x), -1)
     v = [g] * len(layers)
+    if layers and not keep:
+        v[-1] = last[None]  # the vjp takes one row for all
     for j in reversed(range(len(layers))):
         g = layer_norm_silu_vjp(v[j], h[j], *layers[j][:2], eps)
         if j:
             v[j - 1] = g @ layers[j - 1][2]
+    if not keep:
+        return gram_update(g @ forms.T, x, irreps, residual, edge), None, z, [], []
     g = gram_apply(g @ forms.T, x, irreps, edge)  # half of it
     scale = residual * x.norm(dim=1, keepdim=True) / (2 * g.norm(dim=1, keepdim=True) + 1e-5)
     return torch.addcmul(x, scale, g, value=2), scale, z, h[: len(layers)], v

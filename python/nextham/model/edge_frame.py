@@ -69,8 +69,8 @@ def run_network(
             output, rows = (edge.new_zeros(len(inside), config.block_dim), None) if into is None else into
             at = torch.arange(len(inside), device=edge.device) if rows is None else rows.index_select(0, inside)
             last = (network, fold, ends, edge, geometry, list(zip(inside.split(chunk), at.split(chunk), strict=True)))
-            if fold.packed is not None and not with_trace:
-                _packed_outputs(*last, output)
+            if in_place and not with_trace:
+                _outputs(*last, output)
                 return inside, output, None
             output, z = _last_layer(*last, output, with_trace)
             invariants += [z] if with_trace else []
@@ -78,14 +78,15 @@ def run_network(
         weights = fold.edge if with_trace or fold.packed is None else fold.packed
         edges, updates, traces = [], [], []
         sizes = [b - a for a, b, _, _ in geometry.chunks]
+        alone = len(sizes) == 1 and weights is fold.edge  # then the ops' own result saves a copy
         for (a, b, *nodes), rows in zip(geometry.chunks, edge.split(sizes), strict=True):
             geometry_of = _edges(geometry, slice(a, b))
-            out = rows if in_place else None
+            out = rows if in_place and not alone else None
             made = edge_layer(*ends, rows, geometry_of, weights, fold.settings, tuple(nodes), with_trace, out)
             edges.append(made.edge)
             updates.append(made.node)
             traces.append(made.invariants)
-        edge = edge if in_place else torch.cat(edges)
+        edge = edges[0] if alone else edge if in_place else torch.cat(edges)
         invariants += [torch.cat(traces)[inside]] if with_trace else []
         node = node_update(torch.cat(updates), normed, on_nodes, fold.settings)
     head = network.trace_head(torch.cat(invariants, dim=1)) if with_trace else None
@@ -106,7 +107,7 @@ def _edges(geometry: EdgeGeometry, which: slice | torch.Tensor) -> Edges:
 Pieces: TypeAlias = "list[tuple[torch.Tensor, torch.Tensor]]"  # edges, and the rows that their output belongs to
 
 
-def _packed_outputs(
+def _outputs(
     network: Network,
     folded: FoldedLayer,
     ends: list[torch.Tensor],
@@ -115,11 +116,11 @@ def _packed_outputs(
     pieces: Pieces,
     output: torch.Tensor,
 ) -> None:
-    """Writes the output irreps of the edges of the range."""
-    config = network.config
+    """Writes the output irreps of the edges of the range, without a graph."""
+    config, weights = network.config, folded.edge if folded.packed is None else folded.packed
     places = output_places(config, output.device)
     for part, rows in pieces:
-        given = (edge.index_select(0, part), _edges(geometry, part), folded.packed, folded.settings)
+        given = (edge.index_select(0, part), _edges(geometry, part), weights, folded.settings)
         edge_outputs(*ends, *given, _decay(geometry, part, config), output, rows, places)
 
 

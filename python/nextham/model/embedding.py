@@ -55,7 +55,7 @@ def embed_rows(
         order: which row of `h0` belongs to each edge [e], if not its own.
     """
     irreps_in, hidden = irreps_of(channels.irreps), networks[0].config.hidden_irreps
-    rows = rotate_to_edges(h0, wigner, channels.irreps, order)
+    rows = rotate_to_edges(h0, wigner, channels.irreps, order, trusted=True)
     into, pieces = edge_layout(irreps_in), []
     for block in edge_layout(hidden).blocks:
         source = into.find(block.m, block.sigma)
