@@ -80,17 +80,19 @@ class _Units(NamedTuple):
     align: int  # what divides all numbers of the table but the classes, at most 4
 
 
-def _tiles(c: int) -> list[tuple[int, int]]:
-    """First channel and width of the tiles that cover c channels: powers of two from 8 to 64."""
+def _tiles(c: int, widest: int) -> list[tuple[int, int]]:
+    """First channel and width of the tiles that cover c channels: powers of two from 8 on."""
     found, start = [], 0
     while start < c:
-        found.append((start, min(64, max(8, 1 << ((c - start).bit_length() - 1)))))
+        found.append((start, min(widest, max(8, 1 << ((c - start).bit_length() - 1)))))
         start += found[-1][1]
     return found
 
 
 @functools.cache
-def _units(irreps_in: str, irreps_out: str, n_heads: int, transposed: bool, device: torch.device) -> _Units:
+def _units(
+    irreps_in: str, irreps_out: str, n_heads: int, transposed: bool, device: torch.device, widest: int = 64
+) -> _Units:
     """The units of a map, or of its transpose; columns of the result that nothing reaches have no input channels."""
     rows, classes, reached = [], {}, set()
     scalars = set(edge_layout(irreps_out).scalars.tolist())
@@ -99,7 +101,7 @@ def _units(irreps_in: str, irreps_out: str, n_heads: int, transposed: bool, devi
         source, target = (p.target, p.source) if transposed else (p.source, p.target)
         for x, y in zip(source, target, strict=True):
             reached |= set(range(y.start, y.stop))
-            for start, width in _tiles(c_out):
+            for start, width in _tiles(c_out, widest):
                 biased = not transposed and not scalars.isdisjoint(range(y.start, y.stop))
                 kind = classes.setdefault((width, biased), len(classes))
                 place = n_heads * p.start + start * (p.c_out if transposed else 1)
@@ -108,7 +110,7 @@ def _units(irreps_in: str, irreps_out: str, n_heads: int, transposed: bool, devi
     runs = [column for column in blank if column - 1 not in blank]
     for start in runs:
         stop = next(column for column in range(start + 1, start + 2 + len(blank)) if column not in blank)
-        for offset, width in _tiles(stop - start):
+        for offset, width in _tiles(stop - start, widest):
             biased = not transposed and not scalars.isdisjoint(range(start, stop))
             kind = classes.setdefault((width, biased), len(classes))
             rows.append([kind, 0, start + offset, 0, stop - start - offset, 0, 0, 0])

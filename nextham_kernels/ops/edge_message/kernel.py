@@ -1,14 +1,14 @@
 """The message of an edge on the GPU (Triton).
 
 Two kernels. `_moments`: a program of one warp takes a row and writes the mean and 1/√(mean square + ε) of each irrep
-block, 16 numbers instead of a normalised row. `_message`: a program takes ROWS edges and one unit, up to 64 channels of
+block, 16 numbers instead of a normalised row. `_message`: a program takes ROWS edges and one unit, up to 32 channels of
 one component of one |m|. It gathers the two nodes and turns them straight into the accumulators of the unit, then walks
 over the unit's input channels as `edge_linear` does, 16 at a time, which it normalises in registers.
 
 NextHAM per edge, float32: both ends 3.1 kB, D 0.7 kB, the row twice 3.1 kB, its moments, the result 1.6 kB: 8.7 kB.
 One after the other, `rotate_to_edges` (5.5 kB), `norm` (3.1 kB), `edge_linear` (3.1 kB) and a sum (4.7 kB) move
 16.4 kB. 2,152 multiply-adds for the rotation of the sum of both ends, 21,056 for the map. The nodes come from the
-second-level cache (a crystal has some hundred edges for each).
+second-level cache (a crystal has some hundred edges for each), as do the matrices, 84 kB for every ROWS edges.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from nextham_kernels.ops.edge_linear.reference import pieces
 from nextham_kernels.ops.norm.kernel import _normalised, _tables
 from nextham_kernels.ops.rotation.kernel import _products
 
-ROWS = 32
-"""Edges of a tile: with 64, or with four warps, the addresses of both ends and of D spill (144 to 704 bytes)."""
+ROWS, WIDEST = 32, 32
+"""Edges of a tile and channels of a unit: 96 registers. With 64 of either, addresses spill, or with four warps."""
 
 
 @functools.cache
@@ -180,7 +180,7 @@ def forward(
         BLOCKS2=triton.next_power_of_2(blocks),
         num_warps=max(1, triton.next_power_of_2(d) // 1024),
     )
-    units = _units(irreps, irreps, 1, False, edge.device)
+    units = _units(irreps, irreps, 1, False, edge.device, WIDEST)
     _message[(triton.cdiv(n, ROWS) * len(units.table),)](
         source,
         target,
