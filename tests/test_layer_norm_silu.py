@@ -148,3 +148,18 @@ def test_gpu_kernel(op, width):
             return lambda h: f(h, weight.to(h), bias.to(h), EPS)
 
         harness.assert_gpu_kernel(f"{op} {op}_backward", of_h(kernel), of_h(plain), {"h": inputs(op, width)["h"]})
+
+
+@pytest.mark.triton
+def test_one_row_for_all():
+    v, h, weight, bias = harness.random(1, 7, seed=1), harness.random(9, 7), harness.random(7, seed=2), torch.zeros(7)
+    given = {"v": v, "h": h, "weight": weight, "bias": bias.double()}
+    with torch.no_grad():
+        every = layer_norm_silu_vjp(v.expand(9, 7), h, weight, bias.double())
+        harness.assert_close(layer_norm_silu_vjp(**given), every)
+        with harness.on_gpu() as device:
+            found = layer_norm_silu_vjp(*(t.to(device) for t in given.values()))
+        harness.assert_close(found.cpu(), every)
+    harness.assert_same_gradients(
+        layer_norm_silu_vjp, lambda v, **others: layer_norm_silu_vjp(v.expand(9, 7), **others), given
+    )

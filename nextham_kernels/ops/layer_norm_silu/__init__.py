@@ -90,7 +90,7 @@ def layer_norm_silu_vjp(
         tensor([[ 0.0025, -0.0050,  0.0025]])
     """
     check_tensors(v=v, h=h, weight=weight, bias=bias)
-    _check(eps, h=(h, "e c"), v=(v, "1 c" if len(v) == 1 else "e c"), weight=(weight, "c"), bias=(bias, "c"))
+    _check(eps, v=(v, "1 c" if len(v) == 1 else "e c"), h=(h, "e c"), weight=(weight, "c"), bias=(bias, "c"))
     if len(v) != len(h) and torch.is_grad_enabled():
         v = v.expand(h.shape)  # the derivative has a row for each
     return _vjp(v, h, weight, bias, eps)
