@@ -64,6 +64,13 @@ def test_refused_are_listed(built, runs, capsys):
     assert "2 samples" in shown and "did not converge" in shown and "Si" in shown
 
 
+def test_matrices_without_structure_are_refused_by_name(tmp_path, capsys):
+    shutil.copytree(sample("Si-1"), tmp_path / "runs" / "Si-z")
+    (tmp_path / "runs" / "Si-z" / "STRU").unlink()
+    assert main(["dataset", "build", str(tmp_path / "runs"), "-o", str(tmp_path / "data.h5"), "--jobs", "1"]) == 1
+    assert "Si-z: there is no STRU" in capsys.readouterr().err
+
+
 def test_interrupted_build_goes_on(runs, tmp_path, monkeypatch):
     """Killed after the first sample: the second build reads the others only, and nothing is lost."""
     output, done = tmp_path / "data.h5", []

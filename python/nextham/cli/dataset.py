@@ -25,6 +25,7 @@ EXAMPLES = """\
   nextham info data.h5"""
 
 _ENDINGS = (".pth", ".npz.xz", ".h5")
+_FOLDER_FILES = ("STRU", "hamiltonian.h5", "overlap.h5")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +110,8 @@ def find_samples(sources: list[str]) -> Iterator[Path]:
 
 
 def _is_sample(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("STRU", "hamiltonian.h5", "overlap.h5"))
+    """Whether it is meant as a run; one without STRU is refused by name, not passed over."""
+    return any((folder / name).is_file() for name in _FOLDER_FILES) or any(folder.glob("hrs[01]*_nao.csr*"))
 
 
 def sample_name(path: Path) -> str:
@@ -183,6 +185,8 @@ def _read(task: Task) -> tuple[dict, bool | None, float | None, dict]:
         matrices = {"H0": sample.H0, "H": sample.H0 + sample.delta, "S": sample.S}
         extra = {"kpoints": sample.kpoints, "eigenvectors": sample.eigenvectors} if task.eigenvectors else {}
         return matrices, None, _fermi_of_cut(matrices, sample.band_cut), {**extra}
+    if path.is_dir() and not any((path / name).is_file() for name in _FOLDER_FILES):
+        raise ValueError("there is no STRU")
     source = open_source(path)
     matrices = {name: source.read(name) for name in ("H0", "H", "S") if name in source.names()}
     return matrices, source.converged, source.efermi, {}

@@ -180,7 +180,12 @@ def _read_abacus(name: str, files: tuple[Path, ...], structure: Structure, basis
 
     unit = "1" if name == "S" else "Ry"
     blocks = read_blocks(files[0] if len(files) == 1 else files, structure, basis, unit=unit)
-    return blocks.spinless() if name == "S" else blocks
+    if name != "S":
+        return blocks
+    try:
+        return blocks.spinless()
+    except ValueError as error:
+        raise FileError(files[0], f"is no overlap: {error}") from error
 
 
 def _open_h5(path: Path, h5: Path) -> Source:

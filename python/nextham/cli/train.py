@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{settings.data}: {n['train']} samples for training, {n['validation']} for validation, {n['test']} for "
             f"test\n{len(trainer.ensemble.networks)} networks, {parameters:,} parameters"
-            + (f"\nresumed behind step {trainer.step}" if args.resume else ""),
+            + (f"\nresumed after step {trainer.step}" if args.resume else ""),
             flush=True,
         )
     try:
@@ -64,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     finally:
         trainer.processes.close()
     if first:
+        if trainer.epoch < settings.optimizer.epochs and trainer.step == settings.run.stop_after_steps:
+            print(f"stopped after step {trainer.step} (run.stop_after_steps); go on with --resume")
+            return 0
         plot_history([(Path(settings.output).name, trainer.folder / "history.jsonl")], trainer.folder / "history.png")
         print(
             f"best gauge MAE of validation: {best:.4f} meV; models in {trainer.folder}/best and {trainer.folder}/last"

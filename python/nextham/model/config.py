@@ -106,7 +106,7 @@ class NextHAMConfig:
         names, values = [field.name for field in dataclasses.fields(cls)], {**_LATER, **values}
         for name in [*values, *names]:
             if name not in names:
-                raise ValueError(f"config: unknown setting {name!r}")
+                raise ValueError(f"config: unknown setting {name!r}; known are {', '.join(names)}")
             if name not in values:
                 raise ValueError(f"config: setting {name!r} is missing")
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

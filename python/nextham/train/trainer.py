@@ -71,7 +71,7 @@ def make_ensemble(settings: TrainSettings) -> Ensemble:
 class Trainer:
     """Trains an ensemble; every file of the run is in `settings.output`.
 
-    The folder gets settings.yaml, split.json, history.jsonl, checkpoint.pth (to resume), best/ and last/ (model
+    The folder gets settings.yaml, history.jsonl, checkpoint.pth (to resume), best/ and last/ (model
     folders), TensorBoard's files, and failure.pth where a loss is not finite. The order of samples and the k-points
     follow from the seed and the number of the step alone, so a resumed run takes the steps that the interrupted one
     would have taken, bit for bit.
@@ -89,7 +89,9 @@ class Trainer:
         self.settings, self.folder = settings, Path(settings.output)
         self.checkpoint = self.folder / "checkpoint.pth"
         if not resume and self.checkpoint.exists():
-            raise ValueError(f"output: {self.folder} already holds a run: resume it, or choose another folder")
+            raise ValueError(
+                f"output: {self.folder} already holds a run: go on with --resume, or choose another folder"
+            )
         checked_device(settings.run.device)
         content = read_checkpoint(self.checkpoint) if resume else None
         if content is not None:
@@ -375,12 +377,21 @@ _FREE = ("output", "data", "start_from", "run")
 
 def _same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses to resume with settings under which the steps would be others."""
-    for name in saved:
-        if name not in _FREE and saved[name] != now[name]:
-            raise ValueError(f"{name}: a resumed run keeps its settings, {saved[name]} became {now[name]}")
-    for name in ("seed", "precision"):
-        if saved["run"][name] != now["run"][name]:
-            raise ValueError(f"run.{name}: a resumed run keeps its settings")
+    before, after = _flat(saved), _flat(now)
+    for name in {**before, **after}:
+        free = name.split(".")[0] in _FREE and name not in ("run.seed", "run.precision")
+        if not free and before.get(name) != after.get(name):
+            raise ValueError(
+                f"{name}: a resumed run keeps its settings, {before.get(name)!r} became {after.get(name)!r}"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, such as `optimizer.lr`."""
+    found = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
 
 
 def store_of(dataset: Dataset, ensemble: Ensemble, cache_mb: int = 4000) -> SampleStore:
