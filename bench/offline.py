@@ -23,7 +23,16 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["SHARED_MEMORY", "Call", "Kernel", "Recorder", "compiled_kernels", "network_calls", "op_calls"]
+__all__ = [
+    "SHARED_MEMORY",
+    "Call",
+    "Kernel",
+    "Recorder",
+    "compiled_kernels",
+    "network_calls",
+    "op_calls",
+    "other_calls",
+]
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Compute capability → the most shared memory of a block, bytes (CUDA C++ Programming Guide)."""
@@ -249,9 +258,32 @@ def op_calls(dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
             yield from calls
 
 
+def other_calls(dtypes: Sequence[torch.dtype]) -> Iterator[Call]:
+    """Yields calls of the ops that neither the network nor the first case of a benchmark reaches."""
+    from nextham_kernels.ops.gram import gram_apply
+    from nextham_kernels.ops.spherical_harmonics import solid_harmonics
+    from nextham_kernels.ops.tensor_product import product
+    from nextham_kernels.ops.tensor_product.linear import tensor_product_linear
+
+    times = product("32x0e+16x1o", "1x0e+1x1o", "32x0e+16x0e+32x1o", [(0, 0, 0, "uvu", True), (1, 1, 1, "uvu", True)])
+    line = product(times.irreps_out, "1x0e", "24x0e", [(0, 0, 0, "uvw", True), (1, 0, 0, "uvw", True)])
+    for dtype in dtypes:
+
+        def leaf(*shape: int, dtype: torch.dtype = dtype) -> torch.Tensor:
+            return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+        with Recorder() as calls:
+            given = leaf(40, times.dims[0]), leaf(40, times.dims[1]), leaf(40, times.n_weights), leaf(line.n_weights)
+            tensor_product_linear(*given, times, line).sum().backward()
+            solid_harmonics(leaf(40, 3), 5).sum().backward()
+            x = leaf(40, 3 * 8 + 5 * 4)
+            gram_apply(leaf(40, 36 + 10), x, "8x1o+4x2e").sum().backward()
+        yield from calls
+
+
 if __name__ == "__main__":
     kinds = (torch.float32, torch.float64)[: 1 + int(sys.argv[2])]
     networks = itertools.product((False, True), ("si2",), kinds)
-    every = [*(call for given in networks for call in network_calls(*given)), *op_calls(kinds)]
+    every = [*(call for given in networks for call in network_calls(*given)), *op_calls(kinds), *other_calls(kinds)]
     for kernel in _compile(every, [int(word) for word in sys.argv[3:]], sys.argv[1]):
         print(json.dumps(dataclasses.asdict(kernel)), flush=True)

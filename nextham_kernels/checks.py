@@ -58,7 +58,10 @@ def check_tensors(
             if tensor.dtype != torch.int64:
                 raise TypeError(f"{name}: expected dtype int64, got {_short(tensor.dtype)}")
         elif tensor.dtype not in allowed:
-            raise TypeError(f"{name}: expected dtype {' or '.join(map(_short, allowed))}, got {_short(tensor.dtype)}")
+            half = tensor.dtype in (torch.float16, torch.bfloat16)
+            hint = " (made by torch.autocast? cast it with .float())" if half else ""
+            expected = " or ".join(map(_short, allowed))
+            raise TypeError(f"{name}: expected dtype {expected}, got {_short(tensor.dtype)}{hint}")
         elif first and tensor.dtype != first[1].dtype:
             raise TypeError(
                 f"{name}: expected dtype {_short(first[1].dtype)} as {first[0]}, got {_short(tensor.dtype)}"

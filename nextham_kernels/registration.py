@@ -6,6 +6,8 @@ where there is no GPU kernel, and with `NEXTHAM_KERNELS=reference` the reference
 `nextham::<name>_backward`, also with kernels; the derivative of that one, which second derivatives need, is the
 derivative of the reference, or of a multilinear op a composition of both kernels.
 
+Under `torch.autocast` an op computes in the precision of its tensors, float32 or float64; tensors in half are refused.
+
 Plain CPU tensors outside any transformation of torch go to the kernel directly, with an autograd node of their own:
 passing the dispatcher takes longer than a small kernel (30 µs of 47 for ten rows of a tensor product, more with
 gradients). Compilation, vmap, fake tensors and modes such as FLOP counters see the registered operator as ever.
@@ -229,12 +231,25 @@ def _implement(op_name: str, reference: Callable, cpu: Callable, gpu: tuple[str,
         with torch.cuda.device_of(args[0]):
             return gpu_kernel(gpu[0])(*_contiguous(args))
 
+    on_cpu, on_cuda = _outside_autocast("cpu", on_cpu), _outside_autocast("cuda", on_cuda)
     torch.library.impl(op_name, "default", reference)
     torch.library.impl(op_name, "cpu", on_cpu)
     torch.library.impl(op_name, "cuda", on_cuda)
     if gpu:
         GPU_KERNELS[op_name] = gpu[0]
     return on_cpu
+
+
+def _outside_autocast(device: str, run: Callable) -> Callable:
+    """The same in the precision of its tensors: under `torch.autocast` products inside it would be in half."""
+
+    def exact(*args: object) -> object:
+        if not torch.is_autocast_enabled(device):
+            return run(*args)
+        with torch.autocast(device, enabled=False):
+            return run(*args)
+
+    return exact
 
 
 def _mapped_rows(registered: Callable) -> Callable:

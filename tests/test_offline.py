@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench import offline, static
+from nextham_kernels.coverage import coverage
 from nextham_kernels.cost import Cost, nbytes
 from nextham_kernels.loading import gpu_kernel
 from nextham_kernels.registration import GPU_KERNELS
@@ -20,6 +21,11 @@ def kernels():
 def test_every_triton_function_of_the_network_is_compiled(kernels):
     called = {GPU_KERNELS.get(call.op) for training in (False, True) for call in offline.network_calls(training)}
     assert {k.function for k in kernels} >= {name for name in called if name is not None and ".kernel." in name}
+
+
+def test_every_triton_function_of_every_op_is_compiled(kernels):
+    coverage()  # imports all ops
+    assert {k.function for k in kernels} >= {name for name in GPU_KERNELS.values() if ".kernel." in name}
 
 
 def test_no_spills_and_shared_memory_within_the_limit(kernels):
