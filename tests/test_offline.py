@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bench import offline, static
-from nextham_kernels.coverage import coverage
 from nextham_kernels.cost import Cost, nbytes
+from nextham_kernels.coverage import coverage
 from nextham_kernels.loading import gpu_kernel
 from nextham_kernels.registration import GPU_KERNELS
 
