@@ -161,7 +161,7 @@ def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str)
     from nextham_kernels.loading import gpu_kernel
     from nextham_kernels.registration import GPU_KERNELS
 
-    elsewhere, launches, seen = _Elsewhere(), [], set()
+    elsewhere, launches, seen, name = _Elsewhere(), [], set(), ""
     driver.set_active(elsewhere)
     run = JITFunction.run
 
@@ -172,6 +172,7 @@ def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str)
         named = dict(zip(self.arg_names, args, strict=False)) | kwargs
         constants = {param.name for param in self.params if param.is_constexpr} | (kwargs.keys() - {*self.arg_names})
         key = (
+            name,
             self.fn,
             elsewhere.capability,
             *((k, v if k in constants else getattr(v, "dtype", type(v))) for k, v in sorted(named.items())),

@@ -1,6 +1,7 @@
 """Kernels of the standard products compiled for a GPU that is not there: no spills, shared memory within the limit.
 
 `tests/test_offline.py` has those of the benchmarks' first case; these are the products that ask most of registers.
+With `NEXTHAM_EVERY_PRODUCT=1` all products of `bench/cases.py` are compiled, plain and radial.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cases import TENSOR_PRODUCT
 from bench.offline import SHARED_MEMORY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +23,7 @@ import dataclasses, json, sys
 import torch
 from bench.cases import TENSOR_PRODUCT
 from bench.offline import Call, _compile
-from nextham_kernels.ops.tensor_product import conv, linear, product
+from nextham_kernels.ops.tensor_product import conv, linear, product, radial
 
 name, kind = sys.argv[1:]
 case = TENSOR_PRODUCT[name]
@@ -38,6 +40,10 @@ if kind == "linear":
     line = product(paths.irreps_out, "1x0e", out, mixes)
     inputs += (meta(line.n_weights),)
     words, op, d_out = (paths.word, line.word), "nextham::tensor_product_linear", line.dims[2]
+elif kind == "radial":
+    index = lambda n: torch.empty(n, device="meta", dtype=torch.int64)
+    inputs = (meta(2500, d_1), meta(rows, d_2), meta(rows, 64), meta(64, paths.n_weights), *(index(rows),) * 4)
+    words, op, rows = (2500, paths.word), "nextham::tensor_product_radial", 2500
 else:
     words, op = (paths.word,), "nextham::tensor_product"
 calls = [
@@ -76,8 +82,22 @@ def test_no_spills_with_a_linear_map():
     check(compiled("mace-medium", "linear"))
 
 
+LARGE = ["mace-large", "sevennet-l3i5", "diffdock-l2", "nextham", "deeph-e3", "nequip-toluene"]
+RADIAL = ["mace-large"]
+if os.environ.get("NEXTHAM_EVERY_PRODUCT"):
+    LARGE = sorted(TENSOR_PRODUCT)
+    RADIAL = [name for name in LARGE if not TENSOR_PRODUCT[name].shared]
+
+
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mace-large", "sevennet-l3i5", "diffdock-l2", "nextham", "deeph-e3"])
+@pytest.mark.parametrize("name", LARGE)
 def test_no_spills_of_large_products(name):
     check(compiled(name, "product"))
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RADIAL)
+def test_no_spills_of_radial_products(name):
+    check(compiled(name, "radial"))
