@@ -4,6 +4,7 @@ What a stage has found so far it notes (`Suite.note`), so that a stage which is 
 """
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -16,11 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from bench import bench_model, timing, watch
+from bench import bench_h0, bench_model, timing, watch
 from bench.__main__ import operations, parse
 from bench.offline import SEVERAL
+from nextham.h0 import build_pieces
 from nextham_kernels.loading import compiled, loaded, missing
 
 __all__ = ["STAGES", "Result", "Stage", "Suite"]
@@ -331,6 +334,22 @@ class Stage:
     seconds: float
 
 
+def h0(suite: Suite) -> Result:
+    """H of step zero of silicon, on the grid in double and in single precision: its error, and atoms per second."""
+    if suite.tiny:
+        return {"left out": "the interpreter runs it in the test suite"}
+    files, energy = bench_h0.gaussian(), 200.0
+    small, large = (bench_h0.silicon(*bench_h0.CASES[name]) for name in ("si2", "si512"))
+    expected = build_pieces(small, files, energy_cutoff=energy).hamiltonian().data
+    found: Result = {"atoms": large.n_atoms}
+    for name, dtype in (("double", torch.float64), ("single", torch.float32)):
+        settings = {"energy_cutoff": energy, "device": suite.device, "dtype": dtype}
+        error = np.abs(build_pieces(small, files, **settings).hamiltonian().data - expected).max()
+        seconds = suite.seconds(functools.partial(build_pieces, large, files, **settings), 3)
+        found[name] = {"error_meV": 1e3 * float(error), "atoms_per_s": large.n_atoms / seconds}
+    return found
+
+
 STAGES = {
     "build": Stage(build, 200),
     "ceilings": Stage(ceilings, 40),
@@ -338,6 +357,7 @@ STAGES = {
     "network": Stage(network, 90),
     "graph": Stage(graph, 50),
     "ops": Stage(ops, 60),
+    "h0": Stage(h0, 40),
     "products": Stage(products, 80),
     "largest": Stage(largest, 40),
     "tests": Stage(tests, 240),

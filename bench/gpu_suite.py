@@ -143,7 +143,7 @@ def table(results: dict[str, Result]) -> str:
             share = op["gb_per_s"] / best["gb_per_s"] if "gb_per_s" in best else float("nan")
             matrix = op["tflop_per_s"] / best["tf32_tflop_per_s"] if "tf32_tflop_per_s" in best else float("nan")
             lines.append(f"    {name:56} {op['calls']:5} {op['ms']:9.3f} ms {share:6.1%} copy {matrix:6.1%} tf32")
-    for stage in ("network", "graph", "products", "tests", "largest"):
+    for stage in ("network", "graph", "h0", "products", "tests", "largest"):
         if stage in results:
             shown = {k: v for k, v in results[stage].items() if k not in HIDDEN}
             lines.append(f"  {stage}: {json.dumps(shown)[:2500]}")

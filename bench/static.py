@@ -9,6 +9,7 @@ over all calls. Not in it: launches (their number is printed), and a cache that 
 """
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,6 +182,10 @@ def main(argv: Sequence[str]) -> int:
     for training in (False, True):
         print(f"\n\n{'a training step' if training else 'inference'}, per edge of silicon, float32")
         print(prediction_table(prediction(training)))
+    static_h0 = importlib.import_module("bench.static_h0")
+    for single in (False, True):
+        print(f"\n\nH of step zero, per atom of silicon, {'single precision on the grid' if single else 'double'}")
+        print(static_h0.table(static_h0.prediction(single)))
     for kernel in bad:
         print(
             f"{kernel.function} {kernel.name} for {kernel.capability}: spills, too much shared memory or 32-bit offsets"
