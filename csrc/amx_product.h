@@ -175,5 +175,64 @@ inline void tile_product(const std::uint16_t* a, std::int64_t rows, std::int64_t
   _tile_release();
 }
 
+// One row of lanes in three parts, each 32 numbers of 16 bits; of a row that is not there zeros, and without `both` of
+// the upper half of the lanes.
+inline void split_row(const float* from, bool there, bool both, std::uint16_t (*part)[kDepth]) {
+  typedef std::uint32_t Bits __attribute__((vector_size(64)));
+  typedef std::uint16_t Half __attribute__((vector_size(32)));
+  Vector<float> x{}, y{};
+  if (there) x = load(from);
+  if (there && both) y = load(from + 16);
+#pragma GCC unroll 3
+  for (int i = 0; i < kParts; ++i) {
+    const Bits hx = ((Bits)x + 0x8000u) & 0xffff0000u, hy = ((Bits)y + 0x8000u) & 0xffff0000u;
+    const Half lower = __builtin_convertvector(hx >> 16, Half), upper = __builtin_convertvector(hy >> 16, Half);
+    std::memcpy(part[i], &lower, sizeof lower);
+    std::memcpy(part[i] + 16, &upper, sizeof upper);
+    x -= (Vector<float>)hx;
+    y -= (Vector<float>)hy;
+  }
+}
+
+// C [panel of 32 columns][rows_a][32] += A Bᵀ over the lanes of panels of A and B, which become the depth: A is split
+// like weights, B transposed like a panel.
+inline void tile_outer(const float* a, std::int64_t panel_a, std::int64_t rows_a, const float* b, std::int64_t panel_b,
+                       std::int64_t rows_b, std::int64_t n_lanes, float* c) {
+  const std::int64_t n_panels = (n_lanes + 31) / 32, n_columns = (rows_b + 31) / 32;
+  const auto split_a = buffer<std::uint16_t>(row_tiles(rows_a) * n_panels * kParts * kTile);
+  const auto split_b = buffer<std::uint16_t>(n_columns * n_panels * kParts * 2 * kTile);
+  alignas(64) std::uint16_t part[kParts][kDepth];
+  for (std::int64_t r = 0; r < row_tiles(rows_a) * kRows; ++r)
+    for (std::int64_t p = 0; p < n_panels; ++p) {
+      std::uint16_t* to = split_a.get() + (r / kRows * n_panels + p) * kParts * kTile + r % kRows * kDepth;
+      split_row(a + p * panel_a + r * 32, r < rows_a, n_lanes - 32 * p > 16, part);
+      for (int i = 0; i < kParts; ++i) std::memcpy(to + i * kTile, part[i], 64);
+    }
+  for (std::int64_t half = 0; half < 2 * n_columns; ++half)
+    for (std::int64_t p = 0; p < n_panels; ++p) {
+      Vector<float> pairs[kParts][16];
+      for (std::int64_t r = 0, row = 16 * half; r < 16; ++r, ++row) {
+        split_row(b + p * panel_b + row * 32, row < rows_b, n_lanes - 32 * p > 16, part);
+        for (int i = 0; i < kParts; ++i) std::memcpy(&pairs[i][r], part[i], 64);
+      }
+      std::uint16_t* to = split_b.get() + (half / 2 * n_panels + p) * kParts * 2 * kTile + half % 2 * kTile;
+      for (int i = 0; i < kParts; ++i) {
+        transpose<float>(pairs[i]);
+        std::memcpy(to + 2 * i * kTile, pairs[i], 16 * 64);
+      }
+    }
+  const Configuration configuration;
+  _tile_loadconfig(&configuration);
+  for (std::int64_t first = 0; first < rows_a; first += 2 * kRows)
+    for (std::int64_t q = 0; q < n_columns; ++q) {
+      const bool two = rows_a - first > kRows, both = rows_b - 32 * q > 16;
+      const auto f =
+          two ? (both ? piece<true, true> : piece<true, false>) : (both ? piece<false, true> : piece<false, false>);
+      f(split_a.get() + first / kRows * n_panels * kParts * kTile, n_panels,
+        split_b.get() + q * n_panels * kParts * 2 * kTile, rows_a - first, c + (q * rows_a + first) * 32, true);
+    }
+  _tile_release();
+}
+
 }  // namespace matrix_unit
 }  // namespace NEXTHAM_ISA

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "edge_linear.h"
 #include "matrix_product.h"
 #include "module.h"
 #include "rows.h"
@@ -24,19 +25,8 @@ namespace {
 
 constexpr std::int64_t kTile = 96;
 
-// A block of |m|: columns of its first component in both rows, channels, components, and where its matrix starts.
-struct Block {
-  std::int32_t x, c_in, components, y, c_out, matrix;
-};
-
 template <typename T>
-struct Problem {
-  const Block* block;
-  std::int64_t n_blocks;
-  const std::int32_t* zero;  // columns of y that no block writes
-  std::int64_t n_zero;
-  const std::int32_t* scalar;  // columns of y that the bias is added to
-  std::int64_t n_scalar;
+struct Problem : LinearTable {
   const T *x, *heads, *matrix, *bias;
   const bool* onsite;  // null: no on-site edge
   std::int64_t n, d_x, d_y, n_heads, n_bias, n_sets, n_matrix;
@@ -44,12 +34,7 @@ struct Problem {
   Problem(const Array<T>& x_, const Array<T>& heads_, const Array<T>& matrix_, const Array<T>& bias_,
           const Array<bool>& onsite_, const Array<std::int32_t>& blocks, const Array<std::int32_t>& zeros,
           const Array<std::int32_t>& scalars, std::int64_t d_y_)
-      : block(reinterpret_cast<const Block*>(in(blocks))),
-        n_blocks(blocks.shape(0)),
-        zero(in(zeros)),
-        n_zero(zeros.shape(0)),
-        scalar(in(scalars)),
-        n_scalar(scalars.shape(0)),
+      : LinearTable(blocks, zeros, scalars),
         x(in(x_)),
         heads(heads_.shape(1) ? in(heads_) : nullptr),
         matrix(in(matrix_)),
@@ -63,13 +48,14 @@ struct Problem {
         n_sets(matrix_.shape(0)),
         n_matrix(matrix_.shape(1)) {}
 
-  std::int64_t depth(const Block& b) const { return n_heads * b.c_in; }
+  std::int64_t depth(const LinearBlock& b) const { return n_heads * b.c_in; }
   // The coefficient of a row of the bias: of a head, or 1 in the row behind them.
   T of_bias(const T* a, std::int64_t h) const { return heads && h < n_heads ? a[h] : T(1); }
 
   std::int64_t widest() const {
     std::int64_t most = 0;
-    for (const Block* b = block; b < block + n_blocks; ++b) most = std::max<std::int64_t>({most, depth(*b), b->c_out});
+    for (const LinearBlock* b = block; b < block + n_blocks; ++b)
+      most = std::max<std::int64_t>({most, depth(*b), b->c_out});
     return most;
   }
 
@@ -80,12 +66,12 @@ struct Problem {
     return found;
   }
 
-  std::int64_t packed_of(const Block& b, bool transposed) const {
+  std::int64_t packed_of(const LinearBlock& b, bool transposed) const {
     return transposed ? packed_size<T>(b.c_out, depth(b)) : packed_size<T>(depth(b), b.c_out);
   }
   std::int64_t packed_of_set(bool transposed) const {
     std::int64_t total = 0;
-    for (const Block* b = block; b < block + n_blocks; ++b) total += packed_of(*b, transposed);
+    for (const LinearBlock* b = block; b < block + n_blocks; ++b) total += packed_of(*b, transposed);
     return total;
   }
 
@@ -94,7 +80,7 @@ struct Problem {
     auto all = buffer<T>(n_sets * packed_of_set(transposed));
     T* to = all.get();
     for (std::int64_t set = 0; set < n_sets; ++set)
-      for (const Block* b = block; b < block + n_blocks; to += packed_of(*b, transposed), ++b) {
+      for (const LinearBlock* b = block; b < block + n_blocks; to += packed_of(*b, transposed), ++b) {
         const T* from = matrix + set * n_matrix + b->matrix;
         if (transposed) {
           pack<T>(from, 1, b->c_out, b->c_out, depth(*b), to);
@@ -108,7 +94,7 @@ struct Problem {
 
 // Rows of some edges, one after the other: where they lie, or copies.
 template <typename T>
-struct Rows {
+struct EdgeRows {
   const T *x, *heads, *grad;
   T *y, *grad_x, *grad_heads;
   std::int64_t n;
@@ -126,7 +112,7 @@ struct Tile {
         above(buffer<T>(back ? packed_size<T>(rows, q.widest()) : 0)) {}
 
   // The features of one component of a block, and with heads outer[r, (h, u)] = a_h x_u, zero where `without` says so.
-  Strided<T> features(const Block& b, const Rows<T>& rows, std::int64_t column, const bool* without) {
+  Strided<T> features(const LinearBlock& b, const EdgeRows<T>& rows, std::int64_t column, const bool* without) {
     if (!q.heads) return {rows.x + column, q.d_x, 1};
     T* to = outer.get();
     for (std::int64_t r = 0; r < rows.n; ++r)
@@ -138,8 +124,8 @@ struct Tile {
     return {outer.get(), q.depth(b), 1};
   }
 
-  void forward(const Rows<T>& rows, const T* w) {
-    for (const Block* b = q.block; b < q.block + q.n_blocks; w += q.packed_of(*b, false), ++b)
+  void forward(const EdgeRows<T>& rows, const T* w) {
+    for (const LinearBlock* b = q.block; b < q.block + q.n_blocks; w += q.packed_of(*b, false), ++b)
       for (std::int32_t i = 0; i < b->components; ++i)
         product<T>(features(*b, rows, b->x + i * b->c_in, nullptr), rows.n, q.depth(*b), b->c_out, w,
                    rows.y + b->y + i * b->c_out, q.d_y);
@@ -154,10 +140,10 @@ struct Tile {
   }
 
   // grad_x and grad_heads.
-  void pull(const Rows<T>& rows, const T* w) {
+  void pull(const EdgeRows<T>& rows, const T* w) {
     std::fill_n(rows.grad_x, rows.n * q.d_x, T(0));
     if (q.heads) std::fill_n(rows.grad_heads, rows.n * q.n_heads, T(0));
-    for (const Block* b = q.block; b < q.block + q.n_blocks; w += q.packed_of(*b, true), ++b) {
+    for (const LinearBlock* b = q.block; b < q.block + q.n_blocks; w += q.packed_of(*b, true), ++b) {
       const std::int64_t k = q.depth(*b);
       for (std::int32_t i = 0; i < b->components; ++i) {
         const std::int64_t column = b->x + i * b->c_in;
@@ -188,8 +174,8 @@ struct Tile {
   }
 
   // Adds to grad_matrix of one set the edges that `without` does not name, and to grad_bias all.
-  void sum(const Rows<T>& rows, const bool* without, T* grad_matrix, T* grad_bias) {
-    for (const Block* b = q.block; b < q.block + q.n_blocks; ++b)
+  void sum(const EdgeRows<T>& rows, const bool* without, T* grad_matrix, T* grad_bias) {
+    for (const LinearBlock* b = q.block; b < q.block + q.n_blocks; ++b)
       for (std::int32_t i = 0; i < b->components; ++i) {
         Strided<T> a = features(*b, rows, b->x + i * b->c_in, without);
         std::swap(a.row, a.column);
@@ -281,8 +267,8 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& heads_,
 #pragma omp for schedule(static)
     for (std::int64_t t = 0; t < n_tiles; ++t) {
       const std::int64_t e = t * size;
-      const Rows<T> rows{q.x + e * q.d_x,    q.heads + e * n_heads,    grad + e * q.d_y,       nullptr,
-                         grad_x + e * q.d_x, grad_heads + e * n_heads, std::min(size, q.n - e)};
+      const EdgeRows<T> rows{q.x + e * q.d_x,    q.heads + e * n_heads,    grad + e * q.d_y,       nullptr,
+                             grad_x + e * q.d_x, grad_heads + e * n_heads, std::min(size, q.n - e)};
       if (inputs) tile.pull(rows, packed.get());
       if (weights) tile.sum(rows, q.onsite ? q.onsite + e : nullptr, own_matrix, own_matrix + n_matrices);
     }
@@ -294,7 +280,7 @@ void backward(const Array<T>& grad_, const Array<T>& x_, const Array<T>& heads_,
       gather(q.x, q.d_x, edge, n, x);
       gather(q.heads, n_heads, edge, n, heads);
       gather(grad, q.d_y, edge, n, g);
-      const Rows<T> rows{x, heads, g, nullptr, to_x, to_heads, n};
+      const EdgeRows<T> rows{x, heads, g, nullptr, to_x, to_heads, n};
       if (inputs) {
         tile.pull(rows, packed.get() + q.packed_of_set(true));
         scatter(to_x, q.d_x, edge, n, grad_x);

@@ -147,10 +147,29 @@ void tile_product(const Weights<T>& a, Panels<const T> b, std::int64_t n_lanes, 
   }
 }
 
-#define NEXTHAM_INSTANTIATE(T)                                               \
-  template std::int64_t weights_size<T>(std::int64_t, std::int64_t);         \
-  template void pack_weights<T>(Strided<T>, std::int64_t, std::int64_t, T*); \
-  template void tile_product<T>(const Weights<T>&, Panels<const T>, std::int64_t, Panels<T>, bool);
+template <typename T>
+void tile_outer(Panels<const T> a, std::int64_t rows_a, Panels<const T> b, std::int64_t rows_b, std::int64_t n_lanes,
+                T* c) {
+#ifdef __AMX_BF16__
+  if constexpr (std::is_same_v<T, float>) {
+    if (rows_a >= 16 && rows_b >= 16)
+      return matrix_unit::tile_outer(a.base, a.panel, rows_a, b.base, b.panel, rows_b, n_lanes, c);
+  }
+#endif
+  const auto packed = buffer<T>(packed_size<T>(kPanel<T>, rows_b));
+  for (std::int64_t first = 0, p = 0; first < n_lanes; first += kPanel<T>, ++p) {
+    const std::int64_t lanes = std::min(kPanel<T>, n_lanes - first);
+    pack<T>(b.base + p * b.panel, 1, kPanel<T>, lanes, rows_b, packed.get());
+    product_block(Strided<T>{a.base + p * a.panel, kPanel<T>, 1}, rows_a, lanes, rows_b, packed.get(), c, kPanel<T>,
+                  rows_a * kPanel<T>, true);
+  }
+}
+
+#define NEXTHAM_INSTANTIATE(T)                                                                      \
+  template std::int64_t weights_size<T>(std::int64_t, std::int64_t);                                \
+  template void pack_weights<T>(Strided<T>, std::int64_t, std::int64_t, T*);                        \
+  template void tile_product<T>(const Weights<T>&, Panels<const T>, std::int64_t, Panels<T>, bool); \
+  template void tile_outer<T>(Panels<const T>, std::int64_t, Panels<const T>, std::int64_t, std::int64_t, T*);
 NEXTHAM_INSTANTIATE(float)
 NEXTHAM_INSTANTIATE(double)
 

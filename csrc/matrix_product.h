@@ -83,4 +83,15 @@ struct Panels {
 template <typename T>
 void tile_product(const Weights<T>& a, Panels<const T> b, std::int64_t n_lanes, Panels<T> c, bool add = false);
 
+// Numbers of a sum of outer products [rows_a, rows_b], which lies in panels [rows_a][kPanel] of its columns.
+template <typename T>
+constexpr std::int64_t outer_size(std::int64_t rows_a, std::int64_t rows_b) {
+  return packed_size<T>(rows_a, rows_b);
+}
+
+// C += A Bᵀ, the sum over n_lanes edges: the gradient of a matrix that takes B to where A is the gradient.
+template <typename T>
+void tile_outer(Panels<const T> a, std::int64_t rows_a, Panels<const T> b, std::int64_t rows_b, std::int64_t n_lanes,
+                T* c);
+
 }  // namespace NEXTHAM_ISA

@@ -117,6 +117,7 @@ class Module {
   X(superposition) \
   X(tensor_product) \
   X(tracegrad) \
+  X(tracegrad_backward) \
   X(two_center) \
   X(xc_potential)
 // clang-format on

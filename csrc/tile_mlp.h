@@ -82,9 +82,16 @@ void norm_silu(const T* h, std::int64_t c, const T* weight, const T* shift, T ep
   }
 }
 
-// v becomes vᵀ ∂y/∂h.
+// Adds to a sum over edges that every channel has, one vector of lanes each.
 template <typename T>
-void pull_norm_silu(const T* h, std::int64_t c, const T* weight, const T* shift, T eps, std::int64_t lanes, T* v) {
+void add_to(T* sum, std::int64_t i, Vector<T> x) {
+  store(sum + i * kLanes<T>, load(sum + i * kLanes<T>) + x);
+}
+
+// v becomes vᵀ ∂y/∂h; where sums are wanted, the gradients of weight and shift are added to them.
+template <typename T>
+void pull_norm_silu(const T* h, std::int64_t c, const T* weight, const T* shift, T eps, std::int64_t lanes, T* v,
+                    T* to_weight = nullptr, T* to_shift = nullptr) {
   for (std::int64_t half = 0; half < lanes; half += kLanes<T>) {
     const LaneNorm<T> norm(h + half, c, eps);
     Vector<T> sum{}, sum_n{};
@@ -92,7 +99,11 @@ void pull_norm_silu(const T* h, std::int64_t c, const T* weight, const T* shift,
       const Vector<T> n = (load(h + i * kWidth<T> + half) - norm.mean) * norm.inverse, u = n * weight[i] + shift[i];
       const Vector<T> s = sigmoid_of_lanes<T>(u);
       T* to = v + i * kWidth<T> + half;
-      const Vector<T> a = load(to) * (s * (1 + u * (1 - s)) * weight[i]);
+      const Vector<T> pulled = load(to) * (s * (1 + u * (1 - s))), a = pulled * weight[i];
+      if (to_weight) {
+        add_to(to_weight, i, pulled * n);
+        add_to(to_shift, i, pulled);
+      }
       store(to, a);
       sum += a;
       sum_n += a * n;
@@ -104,6 +115,50 @@ void pull_norm_silu(const T* h, std::int64_t c, const T* weight, const T* shift,
       T* to = v + i * kWidth<T> + half;
       store(to, norm.inverse * (load(to) - sum - n * sum_n));
     }
+  }
+}
+
+// The derivative of g = vᵀ ∂y/∂h: t, the gradient by g, becomes that by v, grad_h is that by h, and those of weight and
+// shift are added to sums. ⟨t, g⟩ = ⟨v, ẏ⟩, ẏ being the derivative of y along t:
+// ṅ = inverse (t − mean t − n mean nt), u̇ = w ṅ, ẏ = silu′ u̇.
+template <typename T>
+void pull_pulled_norm_silu(const T* h, const T* v, std::int64_t c, const T* weight, const T* shift, T eps,
+                           std::int64_t lanes, T* t, T* grad_h, T* to_weight, T* to_shift) {
+  constexpr std::int64_t w = kWidth<T>;
+  for (std::int64_t half = 0; half < lanes; half += kLanes<T>) {
+    const LaneNorm<T> norm(h + half, c, eps);
+    const Vector<T> r = norm.inverse;
+    Vector<T> mean_t{}, mean_nt{}, mean_a{}, mean_an{}, mean_at{};  // a = ∂⟨v, y⟩/∂n
+    for (std::int64_t at = half, i = 0; i < c; ++i, at += w) {
+      const Vector<T> n = (load(h + at) - norm.mean) * r, u = n * weight[i] + shift[i], s = sigmoid_of_lanes<T>(u);
+      const Vector<T> a = load(v + at) * (s * (1 + u * (1 - s)) * weight[i]), t_i = load(t + at);
+      store(grad_h + at, s);
+      mean_t += t_i;
+      mean_nt += n * t_i;
+      mean_a += a;
+      mean_an += a * n;
+      mean_at += a * t_i;
+    }
+    for (Vector<T>* mean : {&mean_t, &mean_nt, &mean_a, &mean_an, &mean_at}) *mean /= static_cast<T>(c);
+    Vector<T> mean_b{}, mean_bn{};  // b = ∂⟨v, ẏ⟩/∂n
+    for (std::int64_t at = half, i = 0; i < c; ++i, at += w) {
+      const Vector<T> n = (load(h + at) - norm.mean) * r, u = n * weight[i] + shift[i], s = load(grad_h + at);
+      const Vector<T> first = s * (1 + u * (1 - s)), second = s * (1 - s) * (2 + u * (1 - 2 * s));
+      const Vector<T> t_i = load(t + at), v_i = load(v + at), along = r * (t_i - mean_t - n * mean_nt);
+      const Vector<T> pulled = v_i * second * along * weight[i];
+      const Vector<T> b = pulled * weight[i] - r * (v_i * first * weight[i] * mean_nt + t_i * mean_an);
+      store(t + at, first * along * weight[i]);
+      store(grad_h + at, b);
+      add_to(to_weight, i, pulled * n + v_i * first * along);
+      add_to(to_shift, i, pulled);
+      mean_b += b;
+      mean_bn += b * n;
+    }
+    mean_b /= static_cast<T>(c);
+    // The second term is the derivative by `inverse` where it stands in front of ṅ.
+    const Vector<T> along_n = mean_bn / static_cast<T>(c) + r * (mean_at - mean_a * mean_t - mean_an * mean_nt);
+    for (std::int64_t at = half, i = 0; i < c; ++i, at += w)
+      store(grad_h + at, r * (load(grad_h + at) - mean_b - (load(h + at) - norm.mean) * r * along_n));
   }
 }
 

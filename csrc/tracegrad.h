@@ -20,6 +20,19 @@ struct TraceGrad {
   T residual;
 };
 
+// A matrix [rows, k] of any strides, packed by all threads of a parallel region.
+template <typename T>
+struct Packing {
+  Strided<T> from;
+  std::int64_t rows, k;
+  Buffer<T> to;
+
+  Packing(Strided<T> from_, std::int64_t rows_, std::int64_t k_)
+      : from(from_), rows(rows_), k(k_), to(buffer<T>(weights_size<T>(rows_, k_))) {}
+  Weights<T> weights() const { return {to.get(), rows, k}; }
+  void run() const { pack_weights<T>(from, rows, k, to.get()); }
+};
+
 // What one thread works with: tiles of x, of C x and then of the result, of gram and then of C, and of the MLP, whose
 // y_j become v_j on the way back.
 template <typename T>

@@ -19,18 +19,6 @@ namespace {
 
 constexpr std::int64_t kPanels = 4;
 
-// A matrix [rows, k] of any strides, packed by all threads of a parallel region.
-template <typename T>
-struct Packing {
-  Strided<T> from;
-  std::int64_t rows, k;
-  Buffer<T> to;
-
-  Packing(Strided<T> from_, std::int64_t rows_, std::int64_t k_)
-      : from(from_), rows(rows_), k(k_), to(buffer<T>(weights_size<T>(rows_, k_))) {}
-  Weights<T> weights() const { return {to.get(), rows, k}; }
-};
-
 // layers: the four tensors of each, one after the other. kept: empty, or arrays [n, c_j] for h_0 … h_k−1 and then for
 // v_0 … v_k−2 (the last v is constant). z: empty, or [n, c].
 template <typename T>
@@ -75,8 +63,7 @@ void update(const Array<T>& x_, const Array<T>& forms_, const Array<T>& bias_, c
 #pragma omp parallel if (n_panels > 1)
   {
 #pragma omp for schedule(dynamic)
-    for (std::size_t i = 0; i < packings.size(); ++i)
-      pack_weights<T>(packings[i].from, packings[i].rows, packings[i].k, packings[i].to.get());
+    for (std::size_t i = 0; i < packings.size(); ++i) packings[i].run();
     TraceGradWork<T> work(q, size);
     const auto zeros = buffer<T>(widest), nowhere = buffer<T>(widest);
     std::fill_n(zeros.get(), widest, T(0));

@@ -234,10 +234,38 @@ def test_instruction_sets_agree(instruction_set):
 
 
 def test_threads():
-    """Any number of threads gives the same result; the same number, the same bits."""
+    """Any number of threads gives the same result and gradients; the same number, the same bits."""
     x, forms, mlp = inputs("production", 150)
-    folded = fold_tracegrad(forms.float(), [p.float() for p in mlp], CASES["production"][0])
-    harness.assert_threads_agree(lambda: tracegrad_update(x.float(), folded), 1e-5)
+    tensors = [t.float() for t in (x, forms, *mlp)]
+
+    def run():
+        x, forms, *mlp = leaves = [harness.leaf(t) for t in tensors]
+        made = tracegrad_update(x, fold_tracegrad(forms, mlp, CASES["production"][0]))
+        return *(t.detach() for t in made), *torch.autograd.grad(sum(t.square().sum() for t in made), leaves)
+
+    harness.assert_threads_agree(run, 1e-5)
+
+
+@pytest.mark.parametrize("n_edges", [1, 32, 150])
+def test_tiles_of_the_derivative(n_edges):
+    """A part of a tile, a whole one, and several panels of which the last is not whole, in both precisions."""
+    irreps = CASES["production"][0]
+    x, forms, mlp = inputs("production", n_edges)
+
+    def gradients(update):
+        def run(*tensors):
+            leaves = [harness.leaf(t) for t in tensors]
+            y, z = update(*leaves)
+            pull = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+            return torch.autograd.grad((y * pull).sum() + z.square().sum(), leaves)
+
+        return run
+
+    kernel = gradients(lambda x, forms, *mlp: tracegrad_update(x, fold_tracegrad(forms, mlp, irreps)))
+    plain = gradients(lambda x, w, *mlp: reference.tracegrad_update(x, w, mlp, irreps_of(irreps), 0.2, False))
+    for actual, expected in zip(kernel(x, forms, *mlp), plain(x, forms, *mlp), strict=True):
+        harness.assert_close(actual, expected)
+    harness.assert_as_exact_as_reference(kernel, plain, [t.float() for t in (x, forms, *mlp)])
 
 
 def test_update_keeps_little():

@@ -12,7 +12,8 @@ and the gradient of Σ_c z_c is one sweep back, whose first vector is the consta
 The backward pass differentiates this sweep line by line, s being a constant. It keeps x, s, every h_j and every v_j but
 the constant: 1673 numbers per edge in NextHAM, 6.7 kB in float32. G (980 numbers) is computed again for 2.5k
 multiply-adds, y_j and g_j (1536) for six elementwise passes, and C (980) for 251k of the 2.7 million multiply-adds of a
-forward and backward pass.
+forward and backward pass. On the CPU it is one kernel on tiles of edges, as the sweeps are; `backward` below says what
+it does, and does it elsewhere.
 """
 
 from __future__ import annotations
@@ -135,6 +136,10 @@ class Update(torch.autograd.Function):
         x, scale, forms, last, *rest = ctx.saved_tensors
         k = len(rest) // 6
         h, v, layers = rest[:k], rest[k : 2 * k], _layers(rest[2 * k :])
+        kernel = x.device.type == "cpu" and not (reference_only() or interpreted())
+        if kernel and grad_y is not None and layers:
+            given = (x, scale, forms, last, layers, h, v, irreps, edge, EPS)
+            return (None, None, None, None, None, *cpu.backward(grad_y, grad_z, *given))
         weights = any(ctx.needs_input_grad[6:])
         grad_x = grad_forms = grad_last = grad_bias = None
         grad_h: list[torch.Tensor | None] = [None] * k

@@ -1,4 +1,4 @@
-"""TraceGrad's update: the call of the C++ kernel."""
+"""TraceGrad's update and its derivative: calls of the C++ kernels."""
 
 from __future__ import annotations
 
@@ -45,3 +45,35 @@ def update(
         (x.new_empty(0, width) if z is None else z).numpy(),
     )
     return y, scale, z, h, [*v, last.expand(n, -1)] if keep and layers else []
+
+
+def backward(
+    grad_y: torch.Tensor,
+    grad_z: torch.Tensor | None,
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    forms: torch.Tensor,
+    last: torch.Tensor,
+    layers: list[tuple[torch.Tensor, ...]],
+    h: Rows,
+    v: Rows,
+    irreps: str,
+    edge: bool,
+    eps: float,
+) -> list[torch.Tensor]:
+    """Runs `tracegrad_backward`: the gradients of x, forms, bias, last and every tensor of the layers, one at least."""
+    grad_x = torch.empty_like(x)
+    flat = [t.detach().contiguous() for layer in layers for t in layer]
+    grads = [torch.zeros_like(t) for t in (forms, h[0].new_empty(h[0].shape[1]), last, *flat)]
+    grad_z = x.new_empty(0, layers[-1][2].shape[0]) if grad_z is None else grad_z
+    kernels().tracegrad_backward(
+        *(t.contiguous().numpy() for t in (grad_y, grad_z, x, scale)),
+        *(t.detach().contiguous().numpy() for t in (forms, last)),
+        [t.numpy() for t in flat],
+        [t.contiguous().numpy() for t in (*h, *v[:-1])],
+        *tables(irreps, edge),
+        eps,
+        grad_x.numpy(),
+        [t.numpy() for t in grads],
+    )
+    return [grad_x, *grads]
