@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
     parser.add_argument("--device", default="cpu", help="where it is computed: cpu (default), cuda or cuda:N")
-    parser.add_argument(
-        "--single", action="store_true", help="single precision on the grid: quicker on a GPU, off by at most 0.1 meV"
-    )
+    parser.add_argument("--single", action="store_true", help="single precision on the grid, off by at most 0.1 meV")
     parser.add_argument(
         "--memory-budget",
         type=memory_size,
