@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-__all__ = ["SHARE", "SMALLEST", "empty", "empty_like", "release"]
+__all__ = ["SHARE", "SMALLEST", "empty", "empty_like", "release", "zeros"]
 
 SMALLEST = 4 << 20
 """Bytes from which on a result has a block: smaller ones come from memory that the C library keeps anyway."""
@@ -37,7 +37,7 @@ _free: list[mmap.mmap] = []  # those given back last at the end
 
 
 def empty(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Returns a tensor that is not initialised, of the dtype of a tensor on the CPU.
+    """Returns a tensor that is not initialised, of the dtype of another one; on other devices than the CPU torch's own.
 
     Example:
         >>> import torch
@@ -46,7 +46,8 @@ def empty(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """
     n = math.prod(shape)
     n_bytes = n * like.element_size()
-    if n_bytes < SMALLEST or not sys.platform.startswith("linux"):
+    ours = like.device.type == "cpu" and type(like) in (torch.Tensor, torch.nn.Parameter)  # not a fake one
+    if n_bytes < SMALLEST or not ours or not sys.platform.startswith("linux"):
         return like.new_empty(shape)
     size = _rounded(n_bytes)
     block = _take(size)
@@ -60,8 +61,13 @@ def empty(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def empty_like(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns a contiguous tensor that is not initialised, of the shape and dtype of a tensor on the CPU."""
+    """Returns a contiguous tensor that is not initialised, of the shape and dtype of another one."""
     return empty(tensor, tensor.shape)
+
+
+def zeros(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Returns a tensor of zeros, of the dtype of another one."""
+    return empty(like, shape).zero_()
 
 
 def release() -> int:

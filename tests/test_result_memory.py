@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import harness
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nextham_kernels import result_memory
 from nextham_kernels.ops.tensor_product import product, reference, tensor_product
@@ -49,6 +50,17 @@ def test_small_results_and_other_sizes():
     small = result_memory.empty(LIKE, (N,))  # not from a block four times as large
     assert result_memory.release() >= 4 * N * 8
     assert result_memory.empty_like(small.view(2, -1).T).is_contiguous()
+
+
+def test_zeros_on_used_memory_and_other_devices():
+    used = result_memory.empty(LIKE, (N,)).fill_(1.0)
+    place = used.data_ptr()
+    del used
+    zeros = result_memory.zeros(LIKE, (N,))
+    assert zeros.data_ptr() == place and not zeros.any()
+    assert result_memory.empty(LIKE.to("meta"), (N,)).device.type == "meta"
+    with FakeTensorMode() as mode:
+        assert type(result_memory.empty(mode.from_tensor(LIKE), (N,))) is not torch.Tensor
 
 
 def test_rounding():

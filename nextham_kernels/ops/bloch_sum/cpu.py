@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from nextham_kernels.loading import kernels
+from nextham_kernels.result_memory import empty, empty_like
 
 
 def forward(
     blocks: torch.Tensor, coefficient: torch.Tensor, edges: torch.Tensor, pairs: torch.Tensor, size: int, spins: int
 ) -> torch.Tensor:
     """Runs `bloch_sum_forward`."""
-    dense = blocks.new_empty(coefficient.shape[1], size, size, 2)  # the kernel writes all of it, zeros too
+    dense = empty(blocks, (coefficient.shape[1], size, size, 2))  # the kernel writes all of it, zeros too
     kernels().bloch_sum_forward(*(t.numpy() for t in (blocks, coefficient, edges, pairs)), spins, dense.numpy())
     return dense
 
@@ -29,7 +30,7 @@ def backward(
     """Runs `bloch_sum_backward`, the adjoint map."""
     if needs[1]:
         raise RuntimeError("bloch_sum: there is no derivative with respect to the phases")
-    grad_blocks = torch.empty_like(blocks)
+    grad_blocks = empty_like(blocks)
     if needs[0]:
         arrays = (grad, coefficient, edges, pairs)
         kernels().bloch_sum_backward(*(t.numpy() for t in arrays), spins, grad_blocks.numpy())

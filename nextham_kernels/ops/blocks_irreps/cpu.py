@@ -10,6 +10,7 @@ import torch
 from nextham_kernels.clebsch_gordan import wigner_3j
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.blocks_irreps.reference import correction, coupled, layout, pairs, spin_blocks
+from nextham_kernels.result_memory import empty, empty_like
 
 _Sparse = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -102,13 +103,13 @@ def irreps_like(
     blocks: torch.Tensor, places: torch.Tensor, rows: list[int], columns: list[int], width: int
 ) -> torch.Tensor:
     """An empty [e, width]."""
-    return blocks.new_empty(len(blocks), width)
+    return empty(blocks, (len(blocks), width))
 
 
 def blocks_like(x: torch.Tensor, places: torch.Tensor, rows: list[int], columns: list[int], spin: str) -> torch.Tensor:
     """Empty blocks."""
     sizes = [sum(2 * l + 1 for l in shells) for shells in (rows, columns)]
-    return x.new_empty((len(x), 1, *sizes) if spin == "none" else (len(x), 4, *sizes, 2))
+    return empty(x, (len(x), 1, *sizes) if spin == "none" else (len(x), 4, *sizes, 2))
 
 
 def to_irreps_forward(
@@ -131,7 +132,7 @@ def to_irreps_backward(
     needs: list[bool],
 ) -> list[torch.Tensor]:
     """Runs Qᵀ D."""
-    grad_blocks = torch.empty_like(blocks)
+    grad_blocks = empty_like(blocks)
     spin = "spinor" if blocks.ndim == 5 else "none"
     _run(grad_blocks, grad, True, places, tuple(rows), tuple(columns), spin, True)
     return [grad_blocks, torch.zeros_like(places)]
@@ -156,6 +157,6 @@ def to_blocks_backward(
     needs: list[bool],
 ) -> list[torch.Tensor]:
     """Runs Q."""
-    grad_x = torch.empty_like(x)
+    grad_x = empty_like(x)
     _run(grad, grad_x, False, places, tuple(rows), tuple(columns), spin, False)
     return [grad_x, torch.zeros_like(places)]

@@ -16,6 +16,7 @@ from nextham.model.edge_geometry import EdgeGeometry
 from nextham.model.embedding import Embedding, embed_rows, fold_embedding
 from nextham.model.folding import FoldedLayer, fold_layer
 from nextham.model.network import Geometry, Network
+from nextham_kernels import result_memory
 from nextham_kernels.checks import check_shapes, check_tensors
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
 from nextham_kernels.ops.edge_layer import packable
@@ -174,7 +175,7 @@ class Ensemble(nn.Module):
             raise ValueError(f"vector: expected edges below the cutoff {self.config.cutoff} Å, got {longest:.4f} Å")
 
     def _in_edge_frame(self, h0: torch.Tensor, geometry: EdgeGeometry, with_trace: bool) -> Prediction:
-        irreps = h0.new_zeros(h0.shape)
+        irreps = result_memory.zeros(h0, h0.shape)
         trace = h0.new_zeros(len(h0), len(self.config.shells) ** 2) if with_trace else None
         channels = input_channels(self.config)
         read = h0.index_select(1, _read_components(self.config, h0.device))
