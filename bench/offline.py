@@ -24,6 +24,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = [
+    "OF_OTHERS",
     "SHARED_MEMORY",
     "Call",
     "Kernel",
@@ -36,6 +37,9 @@ __all__ = [
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Compute capability → the most shared memory of a block, bytes (CUDA C++ Programming Guide)."""
+
+OF_OTHERS = ("rotation.kernel.edge_wigner_backward",)
+"""Functions without kernels of their own: this one launches those of `edge_wigner`, between torch's products."""
 
 SEVERAL = ("csr_text", "edge_product", "h0", "model", "network")
 """Benchmarks of files, and of what is made of several ops."""

@@ -20,9 +20,8 @@ COLORS = {"forward": "#3b6ea5", "both": "#d08b3c", "train": "#d08b3c"}
 
 def draw(network: list[record.Line], products: list[record.Line], rows: int = 1000) -> Figure:
     """Returns the picture of both lists of lines (`bench.table.newest`)."""
-    bars = [
-        (f"{line['direction']}, {line['case']}", {str(line["direction"]): float(line["speedup"])}) for line in network
-    ]
+    runs = {f"{line['direction']}, {str(line['case']).removesuffix('/kept')}": line for line in network}
+    bars = [(name, {str(line["direction"]): float(line["speedup"])}) for name, line in runs.items()]
     cases: dict[str, dict[str, float]] = {}
     for line in products:
         case, _, count = str(line["case"]).rpartition("-")

@@ -11,15 +11,16 @@ ORDERS = ("forward", "backward", "double backward")
 
 _NETWORK = "the network is differentiated once: the second derivative inside TraceGrad is written out (closed_form.py)"
 _H0 = "H of step zero is not differentiated"
+_FUSED = "for inference; where gradients are recorded the network calls the ops that it is made of"
 _EDGES = (
-    "blocks_to_irreps edge_linear edge_tensor_product edge_wigner gate irreps_to_blocks layer_norm_silu "
+    "edge_wigner gate layer_norm_silu "
     "layer_norm_silu_vjp norm radial_basis rotate_to_edges rotate_to_nodes segment_softmax"
 ).split()
 _OF_H0 = ("grid_integrals", "projector_product", "superposition", "two_center", "xc_potential")
 WITHOUT_KERNEL = {
     **{(op, "double backward"): _NETWORK for op in _EDGES},
     **{(op, order): _H0 for op in _OF_H0 for order in ORDERS[1:]},
-    ("edge_wigner", "backward"): "frames of edges are geometry, made once for each structure, without gradients",
+    **{(op, order): _FUSED for op in ("edge_message", "gram_update") for order in ORDERS[1:]},
     ("bloch_sum", "double backward"): "linear in H, and losses are differentiated once",
 }
 """(op, order) that runs its reference on a GPU → why no kernel is needed; a test keeps it complete."""

@@ -87,7 +87,7 @@ def define(
     registered = getattr(torch.ops.nextham, name)
     own, derived = (_kind(gpu[i : i + 1]) for i in range(2))
     GPU_ORDERS[name] = (own, "composed", "composed") if gradient else (own, derived, "reference")
-    if linear_part and "reference" not in (own, derived):
+    if (linear_part or terms) and "reference" not in (own, derived):
         GPU_ORDERS[name] = (own, derived, "composed")
     if gradient:
 

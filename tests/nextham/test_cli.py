@@ -271,7 +271,7 @@ def test_kernels_are_listed(capsys):
     out = capsys.readouterr().out
     assert "GPU: " in out
     (line,) = (line for line in out.splitlines() if "gate" in line.split())
-    assert line.split()[1::2] == ["gate", "cpp", "triton"]
+    assert line.split()[1::2] == ["gate", "cpp", "triton", "triton", "reference"]  # and its derivatives
     assert main(["info"]) == 1
     assert "expected files or folders, or --kernels" in capsys.readouterr().err
 
