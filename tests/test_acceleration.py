@@ -1,6 +1,5 @@
 """accelerate and restore on a network of e3nn modules."""
 
-import contextlib
 import copy
 import io
 from unittest import mock
@@ -68,23 +67,15 @@ def results(model):
     return torch.cat([energy.reshape(1), force.flatten(), *(g.flatten() for g in grads)])
 
 
-@contextlib.contextmanager
-def e3nn_makes_code(mode):
-    """How e3nn runs the code that it generates; e3nn before 0.6 knows plain and scripted code alone."""
-    defaults = e3nn.get_optimization_defaults()
-    name, value = ("jit_mode", mode) if "jit_mode" in defaults else ("jit_script_fx", mode == "script")
-    e3nn.set_optimization_defaults(**{name: value})
-    try:
-        yield
-    finally:
-        e3nn.set_optimization_defaults(**{name: defaults[name]})
-
-
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("mode", ["eager", "script"])
 def test_same_results_before_and_after(mode):
-    with e3nn_makes_code(mode):
+    default = e3nn.get_optimization_defaults()["jit_mode"]
+    e3nn.set_optimization_defaults(jit_mode=mode)
+    try:
         model = Network()
+    finally:
+        e3nn.set_optimization_defaults(jit_mode=default)
     parameters = dict(model.named_parameters())
     expected = results(model)
     report = nextham_kernels.accelerate(model)
@@ -142,8 +133,12 @@ def test_scripted_and_compiled_submodules():
 
 
 def test_copies_of_an_accelerated_model():
-    with e3nn_makes_code("eager"):  # functions that torch compiles cannot be pickled
+    default = e3nn.get_optimization_defaults()["jit_mode"]
+    e3nn.set_optimization_defaults(jit_mode="eager")  # functions that torch compiles cannot be pickled
+    try:
         model = Network()
+    finally:
+        e3nn.set_optimization_defaults(jit_mode=default)
     nextham_kernels.accelerate(model)
     expected = results(model)
     stored = io.BytesIO()

@@ -1,6 +1,7 @@
 """nextham_kernels.nn against e3nn's modules with the same weights; e3nn's coefficients are rounded to float32."""
 
 import copy
+import importlib
 import io
 
 import harness
@@ -241,3 +242,9 @@ def test_use_reference():
         expected = ours(*x)
     assert not reference_only()
     harness.assert_close(ours(*x), expected)
+
+
+def test_old_e3nn_is_refused(monkeypatch):
+    monkeypatch.setattr("e3nn.__version__", "0.4.4")
+    with pytest.raises(ImportError, match=r"e3nn: expected 0\.5 or newer, got 0\.4\.4"):
+        importlib.reload(nn)

@@ -17,6 +17,13 @@ Example:
     torch.Size([7, 18])
 """
 
+import e3nn
+
+if tuple(int(part) for part in e3nn.__version__.split(".")[:2]) < (0, 5):
+    raise ImportError(
+        f"e3nn: expected 0.5 or newer, got {e3nn.__version__}, whose weights of paths mean something else"
+    )
+
 from nextham_kernels.nn.batch_norm import BatchNorm
 from nextham_kernels.nn.edge_tensor_product import EdgeTensorProduct
 from nextham_kernels.nn.gate import Gate, NormActivation

@@ -20,10 +20,8 @@ class BatchNorm(nn.BatchNorm):
 
     def _adopt(self) -> None:
         """Makes what `forward` needs of what e3nn's constructor has set."""
-        scalar = torch.tensor(
-            [ir.is_scalar() for mul, ir in self.irreps for _ in range(mul * ir.dim)], dtype=torch.bool
-        )
-        dims = torch.tensor([ir.dim for mul, ir in self.irreps for _ in range(mul)], dtype=torch.float64)
+        scalar = torch.tensor([is_scalar for mul, d, is_scalar in self.irs for _ in range(mul * d)], dtype=torch.bool)
+        dims = torch.tensor([d for mul, d, _ in self.irs for _ in range(mul)], dtype=torch.float64)
         device = next((b.device for b in self.buffers() if b is not None), None)
         for name, value in {
             "_channel": torch.repeat_interleave(torch.arange(len(dims)), dims.long()),
@@ -51,7 +49,7 @@ class BatchNorm(nn.BatchNorm):
         if self.affine:
             scale = scale * self.weight
         x = x * scale[self._channel]
-        if self.affine and getattr(self, "include_bias", True):  # e3nn before 0.5 always has one
+        if self.affine and self.include_bias:
             x = x + self._spread(self.bias)
         return x.reshape(input.shape)
 

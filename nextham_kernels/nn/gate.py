@@ -28,10 +28,7 @@ class Gate(nn.Gate):
         slices = cut.irreps_in.slices()
         self._slices = [[slices[i] for i in blocks] for blocks in cut.instructions]
         plain = [
-            all(
-                _is(act, function) and ir.p == 1
-                for (_, ir), act in zip(activation.irreps_in, activation.acts, strict=True)
-            )
+            all(_is(act, function) and p == 1 for _, (_, p), act in activation.paths)
             for activation, function in ((self.act_scalars, "silu"), (self.act_gates, "sigmoid"))
         ]
         in_order = [s for blocks in self._slices for s in blocks] == slices
