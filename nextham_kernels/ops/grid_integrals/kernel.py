@@ -28,7 +28,7 @@ import triton.language as tl
 from nextham_kernels.cost import Cost, nbytes
 from nextham_kernels.ops.edge_linear.kernel import matrix_precision
 from nextham_kernels.ops.grid_integrals.reference import degrees_of
-from nextham_kernels.ops.superposition.kernel import brick_points, tiles_of
+from nextham_kernels.ops.superposition.kernel import brick_points, of_atom, tiles_of
 
 POINTS = 128
 """Points of a program that makes orbitals."""
@@ -143,19 +143,8 @@ def _orbitals(
         begin, stride = tl.load(places + 2 * c), tl.load(places + 2 * c + 1)
         written = p < stride
         for i in range(tl.load(starts + c), tl.load(starts + c + 1)):
-            x, y, z = (
-                px - tl.load(centres + 3 * i),
-                py - tl.load(centres + 3 * i + 1),
-                pz - tl.load(centres + 3 * i + 2),
-            )
-            square = x * x + y * y + z * z
-            far = tl.sqrt(square) * PER_LENGTH
-            row = far.to(tl.int32)
-            t = far - row.to(far.dtype)
-            element = tl.load(species + i)
-            first = tl.load(rows + element)
-            inside = live & (row < tl.load(rows + element + 1) - first)
-            at = table + (first + row) * n_shells * 4
+            x, y, z, square, element, row, t, inside = of_atom(px, py, pz, live, centres, rows, species, i, PER_LENGTH)
+            at = table + row * n_shells * 4
             to = phi + begin + tl.load(row_of + i) * stride + p
             for kind in tl.static_range(len(SHELLS)):
                 if element == kind:

@@ -49,6 +49,19 @@ def brick_points(bricks, step, c, p) -> tuple:
 
 
 @triton.jit
+def of_atom(x, y, z, live, centres, rows, species, i, PER_LENGTH: tl.constexpr) -> tuple:
+    """Vectors from atom i to points, their squares, its element, rows of its table, place between two, who is near."""
+    x, y, z = x - tl.load(centres + 3 * i), y - tl.load(centres + 3 * i + 1), z - tl.load(centres + 3 * i + 2)
+    square = x * x + y * y + z * z
+    far = tl.sqrt(square) * PER_LENGTH
+    row = far.to(tl.int32)
+    element = tl.load(species + i)
+    first = tl.load(rows + element)
+    inside = live & (row < tl.load(rows + element + 1) - first)
+    return x, y, z, square, element, first + row, far - row.to(far.dtype), inside
+
+
+@triton.jit
 def _column(sums, k: tl.constexpr):
     """One of the four functions."""
     return tl.sum(tl.where(tl.arange(0, 4)[None, :] == k, sums, 0.0), axis=1)
@@ -82,19 +95,8 @@ def _forward(
         plain, along_x, along_y, along_z = zero, zero, zero, zero
         xx, yy, zz, xy, xz, yz = zero, zero, zero, zero, zero, zero
         for i in range(tl.load(starts + c), tl.load(starts + c + 1)):
-            dx, dy, dz = (
-                x - tl.load(centres + 3 * i),
-                y_ - tl.load(centres + 3 * i + 1),
-                z - tl.load(centres + 3 * i + 2),
-            )
-            square = dx * dx + dy * dy + dz * dz
-            far = tl.sqrt(square) * PER_LENGTH
-            row = far.to(tl.int32)
-            t = far - row.to(far.dtype)
-            element = tl.load(species + i)
-            first = tl.load(rows + element)
-            inside = live & (row < tl.load(rows + element + 1) - first)
-            at = table + (first + row) * 16 + f
+            dx, dy, dz, square, _, row, t, inside = of_atom(x, y_, z, live, centres, rows, species, i, PER_LENGTH)
+            at = table + row * 16 + f
             value = tl.load(at + 12, mask=inside, other=0.0)
             for k in tl.static_range(3):
                 value = value * t + tl.load(at + (8 - 4 * k), mask=inside, other=0.0)
