@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_starts", "check_tensors", "check_true"]
+__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_starts", "check_tensors", "check_true", "tracing"]
+
+
+def tracing() -> bool:
+    """Returns whether values are unknown: torch compiles, or one of its modes (such as fake tensors) sees each call."""
+    # torch 2.6 does not say that it compiles inside a function that it takes whole into its graph.
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def check_shapes(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
@@ -92,7 +98,7 @@ def check_range(name: str, index: torch.Tensor, size: int, ascending: bool = Fal
     Raises:
         ValueError: an index out of range, or less than the one before it.
     """
-    if torch.compiler.is_compiling() or not index.numel():
+    if tracing() or not index.numel():
         return
     if index.is_cuda:
         inside = (index >= least) & (index < size)
@@ -130,7 +136,7 @@ def check_true(condition: torch.Tensor, sentence: str) -> None:
     Raises:
         ValueError: it does not hold; `sentence` says what was expected.
     """
-    if torch.compiler.is_compiling():
+    if tracing():
         return
     if condition.is_cuda:
         torch._assert_async(condition.all(), sentence)

@@ -60,6 +60,9 @@ _KERNELS = {
 }
 """Op → device → kind of kernel; `tests/test_registration.py` compares it with what the ops registered."""
 
+_TRITON = (3, 6)
+"""The oldest Triton that the GPU kernels run with, as in pyproject.toml."""
+
 _references = 0  # how many `use_reference` are open
 _interpreters = 0  # how many `use_interpreter` are open
 _MODE = os.environ.get("NEXTHAM_KERNELS", "")
@@ -218,13 +221,14 @@ def missing() -> dict[str, str]:
 
 
 def _installed(package: str, what: str) -> None:
+    remedy = "run `pip install 'nextham-kernels[gpu]'` (or set NEXTHAM_KERNELS=reference to run the slow references)"
     try:
-        importlib.import_module(package)
+        module = importlib.import_module(package)
     except ImportError as error:
-        raise RuntimeError(
-            f"{what} needs {package}, which cannot be imported: run `pip install 'nextham-kernels[gpu]'` "
-            f"(or set NEXTHAM_KERNELS=reference to run the slow references): {error}"
-        ) from error
+        raise RuntimeError(f"{what} needs {package}, which cannot be imported: {remedy}: {error}") from error
+    if package == "triton" and tuple(map(int, module.__version__.split(".")[:2])) < _TRITON:
+        least = ".".join(map(str, _TRITON))
+        raise RuntimeError(f"{what} needs triton {least} or newer, got {module.__version__}: {remedy}")
 
 
 def loaded() -> dict[str, dict[str, str]]:

@@ -46,6 +46,7 @@ MODULES = {
         (FEATURES,),
     ),
     "linear_features": ("Linear", (FEATURES, "7x0e+2x1o"), {"f_in": 3, "f_out": 2}, ()),
+    "linear_features_bias": ("Linear", (FEATURES, "7x0e+2x1o"), {"f_in": 3, "f_out": 2, "biases": True}, ()),
     "harmonics": ("SphericalHarmonics", ("0e+1o+2e+3o", True), {}, ("1o",)),
     "harmonics_few": ("SphericalHarmonics", ([3, 1, 3], False, "norm"), {}, ("1o",)),
     "harmonics_pseudo": ("SphericalHarmonics", ("1e+2e", True, "component"), {}, ("1e",)),
@@ -113,7 +114,7 @@ def test_attributes_and_weights(case):
         if hasattr(theirs, name):
             actual, expected = getattr(ours, name), getattr(theirs, name)
             assert torch.equal(actual, expected) if isinstance(actual, torch.Tensor) else actual == expected
-    if hasattr(theirs, "weight_views") and case not in ("linear_bias", "linear_features"):
+    if hasattr(theirs, "weight_views") and case not in ("linear_bias", "linear_features", "linear_features_bias"):
         for actual, expected in zip(ours.weight_views(), theirs.weight_views(), strict=True):
             assert torch.equal(actual, expected)
     assert str(ours) == str(theirs)

@@ -6,6 +6,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import types
 
 import harness
 import pytest
@@ -95,6 +96,11 @@ def test_a_missing_cupy_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with harness.raises(RuntimeError, "eigh.cuda.forward needs cupy, which cannot be imported: run `pip install"):
         loading.gpu_kernel.__wrapped__("eigh.cuda.forward")
+
+
+def test_an_old_triton_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", types.SimpleNamespace(__version__="3.2.0"))
+    assert loading.missing()["triton"].startswith("a GPU kernel needs triton 3.6 or newer, got 3.2.0: run `pip")
 
 
 class Names(TorchDispatchMode):

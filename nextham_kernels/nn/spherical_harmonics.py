@@ -17,6 +17,8 @@ class SphericalHarmonics(o3.SphericalHarmonics):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
+        if self._lmax <= 11:
+            self.__dict__.pop("sph_func", None)  # e3nn's compiled function, which cannot be pickled
         self._adopt()
 
     def _adopt(self) -> None:

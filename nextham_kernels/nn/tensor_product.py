@@ -34,8 +34,8 @@ def as_rows(
     shape = torch.broadcast_shapes(*leading)
     if weight is not None and not shared:
         weight = weight.expand(*shape, product.n_weights).reshape(-1, product.n_weights)
-    rows = (t.expand(*shape, d).reshape(shape.numel(), d) for t, d in zip((x, y), product.dims, strict=False))
-    return tensor_product(*rows, weight, product).reshape(*shape, product.dims[2])
+    x, y = (t.expand(*shape, d).reshape(shape.numel(), d) for t, d in ((x, product.dims[0]), (y, product.dims[1])))
+    return tensor_product(x, y, weight, product).reshape(*shape, product.dims[2])
 
 
 def product_of_module(module: o3.TensorProduct) -> Product:

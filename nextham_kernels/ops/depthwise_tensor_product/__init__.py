@@ -70,7 +70,7 @@ def depthwise_tensor_product(
         raise ValueError(f"y: expected {len(x)} edges as x, got {len(y)}")
     product = _product(irreps_x, irreps_y, irreps_keep)
     n_weights = product.n_weights
-    if weight.shape not in ((n_weights,), (len(x), n_weights)):
+    if weight.shape != (n_weights,) and weight.shape != (len(x), n_weights):
         raise ValueError(
             f"weight: expected shape [{n_weights}] or [e, {n_weights}] with e = {len(x)}, got {list(weight.shape)}"
         )

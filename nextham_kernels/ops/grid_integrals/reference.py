@@ -12,8 +12,7 @@ def degrees_of(shells: str) -> tuple[tuple[int, ...], ...]:
 
 def points(step: torch.Tensor, brick: torch.Tensor) -> torch.Tensor:
     """Returns the points of a brick [p, 3], the last index counting fastest."""
-    first, size = brick.tolist()[:3], brick.tolist()[3:]
-    axes = [torch.arange(f, f + s, device=step.device) for f, s in zip(first, size, strict=True)]
+    axes = [torch.arange(int(f), int(f + s), device=step.device) for f, s in zip(brick[:3], brick[3:], strict=True)]
     return torch.cartesian_prod(*axes).to(step) @ step
 
 
@@ -83,7 +82,8 @@ def grid_integrals(
             z = int(species[i])
             of_species = table[int(rows[z]) : int(rows[z + 1])]
             values.append(orbitals(r - centres[i], of_species, kinds[z], per_length))
-        for a, b, offset in pairs[int(pair_starts[c]) : int(pair_starts[c + 1])].tolist():
+        for pair in pairs[int(pair_starts[c]) : int(pair_starts[c + 1])]:
+            a, b, offset = (int(number) for number in pair)
             block = ((values[a] * w[:, None]).T @ values[b]).flatten()
             result = result.index_add(0, torch.arange(offset, offset + len(block), device=result.device), block)
     return result

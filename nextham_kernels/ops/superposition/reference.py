@@ -7,8 +7,7 @@ import torch
 
 def points(step: torch.Tensor, brick: torch.Tensor) -> torch.Tensor:
     """Returns the points of a brick [p, 3], the last index counting fastest."""
-    first, size = brick.tolist()[:3], brick.tolist()[3:]
-    axes = [torch.arange(f, f + s, device=step.device) for f, s in zip(first, size, strict=True)]
+    axes = [torch.arange(int(f), int(f + s), device=step.device) for f, s in zip(brick[:3], brick[3:], strict=True)]
     return torch.cartesian_prod(*axes).to(step) @ step
 
 

@@ -82,7 +82,7 @@ def tensor_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor | None
     if len(y) != len(x):
         raise ValueError(f"y: expected {len(x)} rows as x, got {len(y)}")
     n = product.n_weights
-    if weight.shape not in ((n,), (len(x), n)):
+    if weight.shape != (n,) and weight.shape != (len(x), n):
         raise ValueError(f"weight: expected shape [{n}] or [e, {n}] with e = {len(x)}, got {list(weight.shape)}")
     return _op(x, y, weight, product.word)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 
-from nextham_kernels.checks import check_range, check_shapes, check_tensors
+from nextham_kernels.checks import check_range, check_shapes, check_tensors, tracing
 from nextham_kernels.ops.tensor_product import cpu, reference
 from nextham_kernels.ops.tensor_product.reference import Product
 from nextham_kernels.registration import define
@@ -87,7 +87,7 @@ def tensor_product_conv(
         by_row=(by_row, "e"),
         by_col=(by_col, "e"),
     )
-    if not torch.compiler.is_compiling():
+    if not tracing():
         check_range("rows", rows, n_rows)
         check_range("cols", cols, len(x))
     return _op(x, y, weight, rows, cols, by_row, by_col, n_rows, product.word)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import torch
 
-from nextham_kernels.checks import check_range, check_shapes, check_tensors
+from nextham_kernels.checks import check_range, check_shapes, check_tensors, tracing
 from nextham_kernels.loading import kernels
 from nextham_kernels.ops.tensor_product import cpu, reference
 from nextham_kernels.ops.tensor_product.conv import edge_orders
@@ -197,7 +197,7 @@ def tensor_product_radial(
     check_tensors(**floating, integer=integer)
     check_shapes(**patterns, **{name: (t, "e") for name, t in integer.items()})
     n_rows = len(x) if n_rows is None else n_rows
-    if not torch.compiler.is_compiling():
+    if not tracing():
         check_range("rows", rows, n_rows)
         check_range("cols", cols, len(x))
     return _op(x, y, hidden, weight, rows, cols, by_row, by_col, n_rows, product.word)
