@@ -11,6 +11,7 @@ import functools
 import importlib
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -18,10 +19,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from nextham_kernels.ahead import another_gpu
+from nextham_kernels.loading import gpu_ops
 
 __all__ = [
     "OF_OTHERS",
@@ -111,11 +114,14 @@ class Recorder(TorchDispatchMode):
         return result
 
 
-def _on_meta(value: object) -> object:
+def _on_meta(value: object, known: dict[tuple, torch.Tensor] | None = None) -> object:
+    """The same on the device `meta`; what is one tensor stays one."""
+    known = {} if known is None else known
     if isinstance(value, torch.Tensor):
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return known.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), made)
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_on_meta, value))
+        return type(value)(_on_meta(x, known) for x in value)
     return value
 
 
@@ -140,45 +146,25 @@ def compiled_kernels(capabilities: Sequence[int], functions: str = "", doubles: 
     return [Kernel(**line) for line in map(json.loads, run.stdout.splitlines())]
 
 
-class _Elsewhere:
-    """The driver of a GPU that is not there; each capability is a device."""
-
-    def __init__(self) -> None:
-        self.capability = 90
-
-    def get_current_target(self) -> object:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.capability, 32)
-
-    def get_current_device(self) -> int:
-        return self.capability
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
 def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str) -> Iterator[Kernel]:
-    from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
     from nextham_kernels.loading import gpu_kernel
     from nextham_kernels.registration import GPU_KERNELS
 
-    elsewhere, launches, seen, name = _Elsewhere(), [], set(), ""
-    driver.set_active(elsewhere)
+    launches, seen, name, capability = [], set(), "", 0
     run = JITFunction.run
 
     def compile_only(self: JITFunction, *args: object, grid: object, warmup: bool, **kwargs: object) -> None:
-        if not callable(grid):
-            assert all(size < limit for size, limit in zip(grid, (2**31, 65536, 65536), strict=False)), f"grid: {grid}"
+        assert all(size < limit for size, limit in zip(grid, (2**31, 65536, 65536), strict=False)), f"grid: {grid}"
+        assert math.prod(grid) < 2**31, f"grid: {grid}"  # Triton's launcher multiplies in 32 bits, and skips below one
         # Sizes that are divisible by 16 or equal to one make kernels of their own, which do not differ enough to count.
         named = dict(zip(self.arg_names, args, strict=False)) | kwargs
         constants = {param.name for param in self.params if param.is_constexpr} | (kwargs.keys() - {*self.arg_names})
         key = (
             name,
             self.fn,
-            elsewhere.capability,
+            capability,
             *((k, v if k in constants else getattr(v, "dtype", type(v))) for k, v in sorted(named.items())),
         )
         if key not in seen:
@@ -190,10 +176,11 @@ def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str)
         name = GPU_KERNELS.get(call.op, "")
         if ".kernel." not in name or functions not in name:
             continue
-        for elsewhere.capability in capabilities:
-            gpu_kernel(name)(*call.args)
+        for capability in capabilities:
+            with another_gpu(divmod(capability, 10)):
+                gpu_kernel(name)(*call.args)
             for function, kernel in launches:
-                yield _described(name, function, elsewhere.capability, kernel)
+                yield _described(name, function, capability, kernel)
             launches.clear()
 
 
@@ -231,12 +218,7 @@ def network_calls(training: bool, case: str = "si2", dtype: torch.dtype = torch.
     module = importlib.import_module("bench.bench_model")
     problem = module.problem(case, dtype, torch.device("cpu"), _options("model", ["--networks", "4"]))
     run = module.IMPLEMENTATIONS["edge_frame"](problem)["train" if training else "forward"]
-    # The CPU runs a layer, and TraceGrad, in one kernel; a GPU runs the ops that they are made of.
-    with (
-        mock.patch("nextham.model.ensemble.packable", lambda device: False),
-        mock.patch("nextham_kernels.ops.tracegrad.closed_form.interpreted", lambda: True),
-        mock.patch("nextham_kernels.ops.edge_layer.composition.interpreted", lambda: True),
-    ):
+    with gpu_ops():
         run()  # what is folded once is not part of a step
         with Recorder() as calls:
             run()

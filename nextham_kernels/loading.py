@@ -13,10 +13,17 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "compiled",
+    "composed",
+    "fused",
     "gpu_kernel",
+    "gpu_ops",
     "instruction_sets",
     "interpreted",
     "kernels",
@@ -65,6 +72,7 @@ _TRITON = (3, 6)
 
 _references = 0  # how many `use_reference` are open
 _interpreters = 0  # how many `use_interpreter` are open
+_as_on_gpu = 0  # how many `gpu_ops` are open
 _MODE = os.environ.get("NEXTHAM_KERNELS", "")
 _MODES = ("", "reference", "triton-interpreted")
 
@@ -116,6 +124,27 @@ def use_interpreter() -> Iterator[None]:
         yield
     finally:
         _interpreters -= 1
+
+
+@contextlib.contextmanager
+def gpu_ops() -> Iterator[None]:
+    """Inside, what is made of several ops calls those that a GPU would be given; CPU tensors still have CPU kernels."""
+    global _as_on_gpu
+    _as_on_gpu += 1
+    try:
+        yield
+    finally:
+        _as_on_gpu -= 1
+
+
+def composed(device: torch.device) -> bool:
+    """Returns whether layers and TraceGrad are made of ops there, and not one C++ kernel each."""
+    return device.type != "cpu" or reference_only() or interpreted() or _as_on_gpu > 0
+
+
+def fused(device: torch.device) -> bool:
+    """Returns whether the ops that only a GPU fuses (`edge_message`, `gram_update`) are called there."""
+    return device.type == "cuda" or interpreted() or _as_on_gpu > 0
 
 
 @contextlib.contextmanager

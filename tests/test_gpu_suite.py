@@ -13,7 +13,7 @@ from bench import bench_model, gpu_suite, watch
 from bench.__main__ import parse
 from bench.offline import Recorder
 from nextham_kernels import loading
-from nextham_kernels.loading import use_interpreter
+from nextham_kernels.loading import gpu_ops, use_interpreter
 from nextham_kernels.ops.gate import gate, reference
 
 pytestmark = pytest.mark.triton
@@ -131,13 +131,10 @@ class NoWaiting(TorchDispatchMode):
 def test_inference_on_a_known_geometry_waits_for_nothing(monkeypatch):
     problem = bench_model.problem("tiny", torch.float32, torch.device("cpu"), parse("model", ["--networks", "4"]))
     ensemble = bench_model.ensemble_of(problem)
-    # As on a GPU: no packed layer, fused ops, and what is still checked of indices is checked on the device.
-    monkeypatch.setattr("nextham.model.ensemble.packable", lambda device: False)
-    for module in ("edge_layer.composition", "tracegrad.closed_form"):
-        monkeypatch.setattr(f"nextham_kernels.ops.{module}.interpreted", lambda: True)
+    # As on a GPU, where what is still checked of indices is checked on the device.
     monkeypatch.setattr("nextham_kernels.ops.edge_layer.check_range", lambda *args: None)
     geometry = ensemble.geometry(problem.src, problem.dst, problem.vector)
-    with torch.no_grad():
+    with torch.no_grad(), gpu_ops():
         expected = ensemble.on_geometries(problem.h0, [geometry], with_trace=False).irreps
         with NoWaiting(), Recorder() as calls:
             found = ensemble.on_geometries(problem.h0, [geometry], with_trace=False).irreps

@@ -33,14 +33,19 @@ Direct
 BETAS = {1: ((0, 0.5, 1.5),), 14: ((0, 0.5, 1.3), (1, 0.5, 1.6), (1, 1.5, 1.4))}
 
 
-@pytest.fixture(scope="module")
-def basis(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("basis")
+def write_files(folder):
+    """Orbital and pseudopotential files of two elements."""
     for z, shells in SHELLS.items():
         functions = [(l, radial(l, exponent)) for l, exponent in shells]
         (folder / f"{SYMBOLS[z]}_gaussian.orb").write_text(orb_text(SYMBOLS[z], functions, RADIUS[z]))
         betas = [(l, j, lambda r, l=l, a=a: r * radial(l, a)(r)) for l, j, a in BETAS[z]]
         (folder / f"{SYMBOLS[z]}.upf").write_text(upf_text(SYMBOLS[z], {1: 1.0, 14: 4.0}[z], betas))
+
+
+@pytest.fixture(scope="module")
+def basis(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("basis")
+    write_files(folder)
     return folder
 
 

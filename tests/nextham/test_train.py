@@ -43,10 +43,8 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def write_data(folder):
     """Four small samples: the silicon of the package with edges below 4.5 Å, labels scaled by different factors."""
-    folder = tmp_path_factory.mktemp("data")
     matrices, parts = real_matrices(), []
     s = matrices["S"].spinless()
     for i, factor in enumerate((1.0, 0.8, 1.2, 0.5)):
@@ -58,6 +56,12 @@ def data(tmp_path_factory):
         write_part(folder, f"s{i}", small, {**facts, "source": f"made {i}"}, None)
         parts.append(folder / f"s{i}.h5")
     join(folder / "data.h5", parts, {})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
     return folder / "data.h5"
 
 

@@ -92,10 +92,10 @@ def _padded(
     return tuple(t.to(device) for t in tensors)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "width", "D"])
 def _to_irreps(
-    blocks, order, starts, count, sources, values, x, n, width,
-    D: tl.constexpr, NUMBERS: tl.constexpr, ROWS: tl.constexpr,
+    blocks, order, starts, count, sources, values, x, n, width, D,
+    NUMBERS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Each place of a row: the sum of the components that go there, sorted by place in `order` from `starts` on."""
     program, tiles = tl.program_id(0).to(tl.int64), (width + NUMBERS - 1) // NUMBERS
@@ -116,10 +116,10 @@ def _to_irreps(
     tl.store(x + e * width + w[:, None], total, mask=(w < width)[:, None] & (e < n))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "width", "D"])
 def _to_blocks(
-    x, places, count, sources, values, blocks, n, width,
-    D: tl.constexpr, NUMBERS: tl.constexpr, ROWS: tl.constexpr,
+    x, places, count, sources, values, blocks, n, width, D,
+    NUMBERS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Each number of a block from the components, which lie at their places of the row, or nowhere."""
     program, tiles = tl.program_id(0).to(tl.int64), (D + NUMBERS - 1) // NUMBERS
@@ -151,12 +151,12 @@ def _run(
     tables = _padded(tuple(rows), tuple(columns), spin, scaled, to_blocks, x.dtype, x.device)
     if to_blocks:
         grid = (triton.cdiv(len(x), ROWS) * triton.cdiv(d, NUMBERS),)
-        _to_blocks[grid](x, places, *tables, blocks, len(x), width, D=d, NUMBERS=NUMBERS, ROWS=ROWS, num_warps=4)
+        _to_blocks[grid](x, places, *tables, blocks, len(x), width, d, NUMBERS=NUMBERS, ROWS=ROWS, num_warps=4)
         return
     ordered, order = places.sort(stable=True)
     starts = torch.searchsorted(ordered, torch.arange(width + 1, device=x.device))
     grid = (triton.cdiv(len(x), ROWS) * triton.cdiv(width, NUMBERS),)
-    _to_irreps[grid](blocks, order, starts, *tables, x, len(x), width, D=d, NUMBERS=NUMBERS, ROWS=ROWS, num_warps=4)
+    _to_irreps[grid](blocks, order, starts, *tables, x, len(x), width, d, NUMBERS=NUMBERS, ROWS=ROWS, num_warps=4)
 
 
 def to_irreps_forward(

@@ -24,7 +24,7 @@ import torch
 
 from nextham_kernels.checks import check_range, check_shapes, check_tensors
 from nextham_kernels.clebsch_gordan import dim_of
-from nextham_kernels.loading import interpreted, reference_only
+from nextham_kernels.loading import composed
 from nextham_kernels.ops.edge_layer import composition, cpu
 from nextham_kernels.ops.edge_layer.composition import (
     EdgeLayerSettings,
@@ -69,7 +69,7 @@ class EdgeLayerResult(NamedTuple):
 
 def packable(device: torch.device) -> bool:
     """Returns whether packed weights have a kernel there, and neither references nor GPU kernels were asked for."""
-    return device.type == "cpu" and not reference_only() and not interpreted()
+    return not composed(device)
 
 
 def pack(weights: EdgeLayerWeights, settings: EdgeLayerSettings) -> PackedEdgeLayer:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from nextham_kernels.loading import interpreted
+from nextham_kernels.loading import fused
 from nextham_kernels.ops.attention import segment_softmax
 from nextham_kernels.ops.edge_linear import edge_linear, head_linear
 from nextham_kernels.ops.edge_message import edge_message
@@ -122,7 +122,7 @@ def node_update(
 
 def _fused(x: torch.Tensor) -> bool:
     """Whether ops that are made of several run in kernels of their own, which keep nothing for a backward pass."""
-    return not torch.is_grad_enabled() and (x.is_cuda or interpreted())
+    return not torch.is_grad_enabled() and fused(x.device)
 
 
 def _mlp(x: torch.Tensor, parameters: Sequence[torch.Tensor], eps: float) -> torch.Tensor:

@@ -227,7 +227,7 @@ def _pulled_rows(
     tl.store(y + to, acc, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _product(
     x, given, heads, matrix, bias, bias_of, onsite, units, y, part, n, n_heads, n_biases,
     UNITS: tl.constexpr, CLASSES: tl.constexpr, PULLED: tl.constexpr, PASS: tl.constexpr, W: tl.constexpr,
@@ -289,7 +289,7 @@ def _outer(
     return tl.dot(tl.trans(left), right, acc, input_precision=PRECISION, out_dtype=x.dtype.element_ty)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "share_tiles"])
 def _weights(
     grad, x, heads, onsite, units, part, n, share_tiles,
     UNITS: tl.constexpr, PASS: tl.constexpr, W: tl.constexpr, H: tl.constexpr,

@@ -126,7 +126,7 @@ def _unit(
     tl.store(y + e[:, None] * D + (y_column + v)[None, :], acc, mask=live[:, None] & mine[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _message(
     source, target, x, wigner, src, dst, weight, bias, matrix, moments, columns, table, units, y, n, width, n_biases,
     UNITS: tl.constexpr, CLASSES: tl.constexpr, T: tl.constexpr, BLOCKS: tl.constexpr, ALIGN: tl.constexpr,

@@ -133,7 +133,7 @@ def _block(
         tl.store(y + e[:, None] * D_OUT + (y_column + w)[None, :], result, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _forward(
     x, t, weight, onsite, radial_weight, radial_bias, bias, units, places, coefficients, y, n, n_features,
     UNITS: tl.constexpr, CLASSES: tl.constexpr, BIASES: tl.constexpr, FUSED: tl.constexpr, C: tl.constexpr,
@@ -214,7 +214,7 @@ def _pulled_block(
         tl.store(grad_x + e[:, None] * D_X + (x_column + u)[None, :], acc[j], mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _pull(
     grad, x, t, weight, onsite, radial_weight, radial_bias, units, places, coefficients, grad_x, grad_r, n, n_features,
     UNITS: tl.constexpr, CLASSES: tl.constexpr, FUSED: tl.constexpr, C: tl.constexpr, FEATURES: tl.constexpr,
@@ -280,7 +280,7 @@ def _outer_block(
     tl.store(part + w_place[:, None] + (column + w)[None, :], acc, mask=there[:, None] & (w < channels)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "share_tiles"])
 def _weights(
     grad, x, t, onsite, radial_weight, radial_bias, units, works, places, coefficients, part, n, n_features,
     share_tiles, size, WORKS: tl.constexpr, CLASSES: tl.constexpr, FUSED: tl.constexpr, C: tl.constexpr,

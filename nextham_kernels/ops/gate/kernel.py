@@ -50,7 +50,7 @@ def _members(irreps_out: str, edge: bool, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(members).to(device)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _forward(
     x,
     columns,
@@ -76,7 +76,7 @@ def _forward(
     tl.store(y + row * D + j, tl.where(j < SCALARS, SILU * scaled, SIGMOID * scaled), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _backward(
     grad,
     x,

@@ -81,7 +81,7 @@ def _number_tables(irreps: str, edge: bool, device: torch.device) -> tuple[torch
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _gram(
     x, y, entries, places, steps, result, n, N: tl.constexpr, D: tl.constexpr, TILES: tl.constexpr,
     SAME: tl.constexpr, ENTRIES: tl.constexpr, ROWS: tl.constexpr,
@@ -133,7 +133,7 @@ def _numbers(
     return total, place[:, None], there[:, None] & (e < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _apply(
     c, x, numbers, steps, y, n, N: tl.constexpr, D: tl.constexpr, TILES: tl.constexpr,
     ENTRIES: tl.constexpr, ROWS: tl.constexpr,
@@ -144,7 +144,7 @@ def _apply(
     tl.store(y + e * D + place, total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _update(
     c, x, numbers, steps, y, n, N: tl.constexpr, D: tl.constexpr, TILES: tl.constexpr,
     RESIDUAL: tl.constexpr, EPS: tl.constexpr, ENTRIES: tl.constexpr, ROWS: tl.constexpr,
@@ -168,6 +168,11 @@ def _update(
         tl.store(y + e * D + place, own + scale[None, :] * found[tile], mask=mask)
 
 
+def _same(x: torch.Tensor, y: torch.Tensor) -> bool:
+    """Whether both are one tensor; those of the device meta have no address."""
+    return x is y if x.is_meta else x.data_ptr() == y.data_ptr()
+
+
 def gram(x: torch.Tensor, y: torch.Tensor, irreps: str, edge: bool) -> torch.Tensor:
     """Runs `_gram`."""
     entries, places, steps = _entry_tables(irreps, edge, x.device)
@@ -183,7 +188,7 @@ def gram(x: torch.Tensor, y: torch.Tensor, irreps: str, edge: bool) -> torch.Ten
         N=entries.shape[1],
         D=x.shape[1],
         TILES=len(steps),
-        SAME=x.data_ptr() == y.data_ptr(),
+        SAME=_same(x, y),
         ENTRIES=ENTRIES,
         ROWS=ROWS,
         num_warps=4,
@@ -195,7 +200,7 @@ def gram_cost(x: torch.Tensor, y: torch.Tensor, irreps: str, edge: bool) -> Cost
     """Counts `gram`."""
     blocks, _ = tables(irreps, edge)
     entries, products = _counts(blocks)
-    same = x.data_ptr() == y.data_ptr()
+    same = _same(x, y)
     moved = nbytes(x) if same else nbytes(x, y)
     return Cost(moved + len(x) * entries * x.element_size(), (2 if same else 4) * products * len(x))
 

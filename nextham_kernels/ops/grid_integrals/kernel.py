@@ -112,7 +112,7 @@ def _write(
         older, old = old, q
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_bricks"])
 def _orbitals(
     centres,
     table,
@@ -151,7 +151,7 @@ def _orbitals(
                     _write(x, y, z, square, at, t, inside, to, stride, written, SHELLS, DEGREES, FACTORS, kind)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most", "tiles"])
 def _products(
     phi,
     weight,
@@ -161,15 +161,15 @@ def _products(
     n_rows,
     product,
     most,
-    TILES: tl.constexpr,
+    tiles,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     dtype: tl.constexpr = phi.dtype.element_ty
     program = tl.program_id(0).to(tl.int64)
-    c = program // (TILES * TILES)
-    first, second = program % (TILES * TILES) // TILES * TILE, program % TILES * TILE
+    c = program // (tiles * tiles)
+    first, second = program % (tiles * tiles) // tiles * TILE, program % tiles * TILE
     n = tl.load(n_rows + c)
     if (first <= second) & (second < n):
         begin, stride = tl.load(places + 2 * c), tl.multiple_of(tl.load(places + 2 * c + 1), STEP)
@@ -188,7 +188,7 @@ def _products(
         tl.store(to, total, mask=(i < n)[:, None] & (j < n)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most", "n_programs"], do_not_specialize_on_alignment=["n_blocks"])
 def _blocks(
     product,
     place,

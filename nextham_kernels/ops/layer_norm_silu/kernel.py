@@ -31,7 +31,7 @@ def _unit(h, there, C: tl.constexpr, EPS: tl.constexpr):
     return centred * inverse, inverse
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _forward(h, weight, bias, y, n, C: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, C2: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     j = tl.arange(0, C2)
@@ -43,7 +43,7 @@ def _forward(h, weight, bias, y, n, C: tl.constexpr, EPS: tl.constexpr, ROWS: tl
     tl.store(y + at, u * tl.sigmoid(u), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _pull(
     grad, h, weight, bias, grad_h, partial, n,
     C: tl.constexpr, EPS: tl.constexpr, SUMS: tl.constexpr, ONE: tl.constexpr, ROWS: tl.constexpr, C2: tl.constexpr,
@@ -76,7 +76,7 @@ def _pull(
         tl.store(to + C, of_bias, mask=j < C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _vjp_backward(
     grad, v, h, weight, bias, grad_v, grad_h, partial, n,
     C: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, C2: tl.constexpr,

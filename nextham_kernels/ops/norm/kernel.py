@@ -100,7 +100,7 @@ def _forward(
     tl.store(y + row + j, centred * tl.rsqrt(square + EPS) * w + b, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _backward(
     grad,
     x,

@@ -20,7 +20,7 @@ ROWS = 64
 """Rows (k, a) of a program."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["c", "n_rows", "n_b"])
 def _forward(left, right, pairs, starts, y, c, n_rows, n_b, ROWS: tl.constexpr, B2: tl.constexpr):
     e = tl.program_id(0).to(tl.int64)
     r = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)

@@ -24,7 +24,7 @@ def _centres(n: int, stop: float, dtype: torch.dtype, device: torch.device) -> t
     return gaussians(n, stop)[0].to(device, dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _forward(distance, centres, y, n, C: tl.constexpr, SCALE: tl.constexpr, ROWS: tl.constexpr, C2: tl.constexpr):
     row = (tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS))[:, None]
     c = tl.arange(0, C2)[None, :]
@@ -33,7 +33,7 @@ def _forward(distance, centres, y, n, C: tl.constexpr, SCALE: tl.constexpr, ROWS
     tl.store(y + row * C + c, tl.exp(-SCALE * away * away), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _backward(
     grad,
     distance,

@@ -91,7 +91,7 @@ def _product(table, t, j, a, b, c, here, T: tl.constexpr, J: tl.constexpr, THIRD
     return tl.where((code & 1) == 1, -factor, factor) * x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _edges(
     a,
     b,
@@ -160,7 +160,7 @@ def _nodes(
     tl.store(y + node * J + j, tl.sum(total, 1), mask=j < J)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _first_degrees(vector, buffer, n, width, ROWS: tl.constexpr):
     """D⁰ and D¹, which is the rotation of `edge_rotation` in the order (y, z, x)."""
     e = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -189,7 +189,7 @@ def _first_degrees(vector, buffer, n, width, ROWS: tl.constexpr):
         tl.store(out + 9, 1 - k * x * x, mask=here)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _next_degree(
     buffer, places, values, n, width, start, T: tl.constexpr, J: tl.constexpr, ROWS: tl.constexpr, J2: tl.constexpr
 ):

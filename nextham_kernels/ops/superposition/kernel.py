@@ -67,7 +67,7 @@ def _column(sums, k: tl.constexpr):
     return tl.sum(tl.where(tl.arange(0, 4)[None, :] == k, sums, 0.0), axis=1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_bricks"])
 def _forward(
     centres,
     table,

@@ -25,7 +25,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 
 from nextham_kernels.clebsch_gordan import irreps_of
-from nextham_kernels.loading import interpreted, reference_only
+from nextham_kernels.loading import composed
 from nextham_kernels.ops.gram import gram, gram_apply, gram_update
 from nextham_kernels.ops.layer_norm_silu import (
     layer_norm_silu,
@@ -111,7 +111,7 @@ class Update(torch.autograd.Function):
         """Runs the two sweeps."""
         layers = _layers(flat)
         x = x.contiguous()
-        sweep = cpu.update if x.device.type == "cpu" and not (reference_only() or interpreted()) else _sweep
+        sweep = _sweep if composed(x.device) else cpu.update
         y, scale, z, h, v = sweep(x, forms, bias, last, layers, irreps, edge, EPS, residual, keep, wanted)
         ctx.settings = irreps, edge
         ctx.save_for_backward(x, scale, forms, last, *h, *v, *flat)
@@ -136,7 +136,7 @@ class Update(torch.autograd.Function):
         x, scale, forms, last, *rest = ctx.saved_tensors
         k = len(rest) // 6
         h, v, layers = rest[:k], rest[k : 2 * k], _layers(rest[2 * k :])
-        kernel = x.device.type == "cpu" and not (reference_only() or interpreted())
+        kernel = not composed(x.device)
         if kernel and grad_y is not None and layers:
             given = (x, scale, forms, last, layers, h, v, irreps, edge, EPS)
             return (None, None, None, None, None, *cpu.backward(grad_y, grad_z, *given))

@@ -48,7 +48,7 @@ def _terms(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "n_harmonics", "n_columns", "size", "total"])
 def _forward(
     distance,
     harmonics,

@@ -138,7 +138,7 @@ def _lda(n):
     return 2.0 * (exchange[1] + value + n * slope * rs[1])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_points"])
 def _forward(fields, y, n_points, VACUUM: tl.constexpr, PBE: tl.constexpr, POINTS: tl.constexpr):
     p = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
     live = p < n_points

@@ -18,6 +18,7 @@ COMMANDS = (
     "compare",
     "convert",
     "info",
+    "kernels",
     "basis",
     "dataset",
     "train",
