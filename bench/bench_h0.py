@@ -1,7 +1,8 @@
 """From a structure to H of step zero and to the prediction, stage by stage: silicon, displaced by 0.05 Å.
 
 Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the grid), `h0` (all of it, tables and files
-in memory), `network` (four networks of the published sizes with random weights, from H(0) to ΔH, in pieces), `total`
+in memory), `file` (all of it into an .h5 file in the folder for temporary files, within 1 GB), `network` (four
+networks of the published sizes with random weights, from H(0) to ΔH, in pieces), `total`
 (both) and `bands` (levels of H(0) at a mesh of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one
 for more; from 512 atoms on the 64 levels nearest to 6 eV, else all). Cases `slab64-…` are 64 atoms with so many Å of
 vacuum in their cell. `reference` runs every op's plain reference.
@@ -15,12 +16,14 @@ import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 from math import gamma
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from nextham.blocks import Blocks
-from nextham.h0 import AtomicFiles, build_h0, local_potential, nonlocal_potential, overlap_and_kinetic
+from nextham.h0 import AtomicFiles, build_h0, local_potential, nonlocal_potential, overlap_and_kinetic, stream_h0
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.kspace import bands_at, levels_near
@@ -30,15 +33,16 @@ from nextham_kernels.loading import use_reference
 
 __all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "label", "problem"]
 
-ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096)
+ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096, 8000)
 VACUUM = (0, 10, 40, 160, 640)
 CASES = {f"si{n}": (n, 0) for n in ATOMS} | {f"slab64-{height}": (64, height) for height in VACUUM}
-DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "network", "total", "bands")
+DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "file", "network", "total", "bands")
 MANY = 512
 MESH = {2: 6, 64: 2}
 """Atoms → k-points along each lattice vector; one for all others."""
 LATTICE_CONSTANT = 5.43
 NETWORK_BUDGET = 1 << 30
+FILE_BUDGET = 10**9
 
 Tensors = dict[str, torch.Tensor]
 Runs = dict[str, Callable[[], Tensors]]
@@ -120,11 +124,18 @@ def kernels(problem: Problem) -> Runs:
         h0, _ = build_h0(structure, files)
         return _tensors(delta=predict_delta(problem.ensemble, h0, NETWORK_BUDGET))
 
+    def into_file() -> Tensors:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "h0.h5"
+            stream_h0(structure, files, path, memory_budget=FILE_BUDGET)
+            return {"bytes": torch.tensor([float(path.stat().st_size)])}
+
     return {
         "overlap": lambda: _tensors(**dict(zip("st", overlap_and_kinetic(structure, orbitals), strict=True))),
         "nonlocal": lambda: _tensors(v=nonlocal_potential(structure, orbitals, pseudopotentials)),
         "local": lambda: _tensors(v=local_potential(problem.overlap, orbitals, pseudopotentials)),
         "h0": lambda: _tensors(**dict(zip("hs", build_h0(structure, files), strict=True))),
+        "file": into_file,
         "network": lambda: _tensors(delta=predict_delta(problem.ensemble, problem.h0, NETWORK_BUDGET)),
         "total": total,
         "bands": problem.bands,

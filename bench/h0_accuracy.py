@@ -27,7 +27,7 @@ from nextham.basis import Basis
 from nextham.blocks import Blocks
 from nextham.h0 import AtomicFiles, Pieces, build_pieces, local_potential
 from nextham.h0.grid import Grid
-from nextham.h0.local import default_energy
+from nextham.h0.local_settings import default_energy
 from nextham.io.csr import read_blocks
 from nextham.io.packed_sample import read_packed
 from nextham.io.stru import read_stru

@@ -62,6 +62,7 @@ struct Scratch {
   Buffer<T> radial, by_shell;  // [point][shell] and [shell][point]
   std::vector<T> sums;
   std::vector<std::int64_t> slot, alive, start;
+  std::vector<char> first;  // whether an atom is the first of a pair
 };
 
 // Writes the orbitals of an atom at the points of a tile, [orbital][point]; returns whether it reaches one.
@@ -153,9 +154,11 @@ void forward(const Array<T>& weight_, const Array<T>& centres_, const Array<T>& 
       const std::int64_t first_atom = starts[c], n_atoms = starts[c + 1] - first_atom;
       const auto size_of = [&](std::int64_t i) { return shells[species[first_atom + i]].orbitals; };
       own.slot.assign(n_atoms * n_atoms, -1);
+      own.first.assign(n_atoms, 0);
       std::int64_t total = 0, most = 0;
       for (std::int64_t q = pair_starts[c]; q < pair_starts[c + 1]; ++q) {
         own.slot[pairs[3 * q] * n_atoms + pairs[3 * q + 1]] = total;
+        own.first[pairs[3 * q]] = 1;
         total += size_of(pairs[3 * q]) * size_of(pairs[3 * q + 1]);
       }
       own.sums.assign(total, T(0));
@@ -166,7 +169,7 @@ void forward(const Array<T>& weight_, const Array<T>& centres_, const Array<T>& 
       each_tile(step, bricks + 6 * c, [&](const Tile<T>& tile) {
         own.alive.clear();
         own.start.clear();
-        std::int64_t n = 0;
+        std::int64_t n = 0, n_rows = 0;  // rows behind the last atom that is the first of a pair are not needed
         for (std::int64_t i = 0; i < n_atoms; ++i) {
           const std::int64_t z = species[first_atom + i], first = rows[z], last = rows[z + 1];
           const T* atom = centres + 3 * (first_atom + i);
@@ -177,16 +180,18 @@ void forward(const Array<T>& weight_, const Array<T>& centres_, const Array<T>& 
           own.alive.push_back(i);
           own.start.push_back(n);
           n += shells[z].orbitals;
+          if (own.first[i]) n_rows = n;
         }
-        if (n == 0) return;
+        if (n_rows == 0) return;
         alignas(kVectorBytes) T w[kPoints] = {};
         for (std::int64_t p = 0; p < tile.n; ++p) w[p] = weight[offsets[c] + tile.place[p]];
         pack_weighted(phi.get(), w, n, weighted.get());
         T* m = product_.get();
-        for (std::int64_t i = 0; i < n; i += kRowsAtOnce<T>)
-          product<T>({phi.get() + i * kPoints, kPoints, 1}, std::min(kRowsAtOnce<T>, n - i), kPoints, n - i,
+        for (std::int64_t i = 0; i < n_rows; i += kRowsAtOnce<T>)
+          product<T>({phi.get() + i * kPoints, kPoints, 1}, std::min(kRowsAtOnce<T>, n_rows - i), kPoints, n - i,
                      weighted.get() + i * kPoints, m + i * stride + i, stride);
         for (std::size_t a = 0; a < own.alive.size(); ++a) {
+          if (!own.first[own.alive[a]]) continue;
           const std::int64_t rows_a = size_of(own.alive[a]), at_a = own.start[a];
           for (std::size_t b = a; b < own.alive.size(); ++b) {
             const std::int64_t slot = own.slot[own.alive[a] * n_atoms + own.alive[b]];

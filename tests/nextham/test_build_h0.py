@@ -15,7 +15,7 @@ from gaussian_orbitals import harmonics, radial
 
 from nextham.h0 import AtomicFiles, build_h0, build_pieces, local, local_potential, overlap_and_kinetic
 from nextham.h0.grid import AtomsOfBricks
-from nextham.h0.local import default_energy
+from nextham.h0.local_settings import default_energy
 from nextham.h0.xc import functional_named
 from nextham.io.csr import read_blocks
 from nextham.io.packed_sample import read_packed

@@ -107,6 +107,21 @@ def test_files_of_h0(computed, basis, poscar, capsys):
     assert f"{computed.name} H0: E_F = " in capsys.readouterr().out
 
 
+def test_h0_into_a_file(computed, basis, poscar, tmp_path, capsys):
+    """Group by group, within a budget of memory: the matrices of the folder."""
+    arguments = ["h0", str(poscar), "--basis", str(basis), "-o", str(tmp_path / "new" / "large.h5")]
+    assert main([*arguments, "--memory-budget", "100MB"]) == 0
+    assert "memory" in capsys.readouterr().out
+    found, expected = open_source(tmp_path / "new" / "large.h5"), open_source(computed)
+    for name in ("H0", "S"):
+        matrix = expected.read(name)
+        np.testing.assert_allclose(found.read(name).on(matrix.graph).data, matrix.data, rtol=0, atol=1e-11)
+    assert main([*arguments, "--memory-budget", "1kB"]) == 1
+    assert "memory_budget: expected at least" in capsys.readouterr().err
+    assert main([*arguments, "--position"]) == 1
+    assert "position: it is written into a folder" in capsys.readouterr().err
+
+
 def test_predict_computes_what_it_would_read(computed, basis, poscar, model, tmp_path):
     arguments = ["predict", str(poscar), "--model", str(model), "--precision", "double", "-o"]
     given = ["--h0", f"{computed}/hrs0_nao.csr", "--overlap", f"{computed}/srs1_nao.csr", "--orbitals", str(basis)]

@@ -7,19 +7,28 @@ HR_route and SR_route of PyATB), STRU, hamiltonian.h5 (H0 and S in our format) a
 rr.csr, the matrix elements of the position (rR_route). As in ABACUS's own files, elements of the .csr files below 1e-10
 (H in Ry) are left out, and with them pairs of atoms that have no others; hamiltonian.h5 keeps every bit. Radial tables
 are kept in ~/.cache/nextham (NEXTHAM_CACHE).
+
+Where the name of the output ends in .h5, H0 and S go into that file alone, group after group of atoms: for systems
+whose matrices do not fit the memory. The file has its name once it is whole; a run that was interrupted goes on when
+the same command is given again.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nextham.cli.memory_size import memory_size
+
+if TYPE_CHECKING:
+    import torch
 
 SUMMARY = "structure and basis files in, H of step zero and S out: no DFT code"
 EXAMPLES = """\
   nextham h0 STRU --basis DIR -o h0
   nextham h0 silicon.cif --basis DIR --position -o h0
+  nextham h0 STRU --basis DIR --memory-budget 4GB -o large.h5
   nextham bands h0:H0 --pseudo DIR
   nextham compare h0:H0 RUN:H0"""
 
@@ -28,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nextham h0`."""
     parser.add_argument("structure", metavar="STRUCTURE", help="STRU, CIF, POSCAR, XYZ, …")
     parser.add_argument("--basis", required=True, metavar="DIR", help="folder of .orb and .upf files")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder, or .h5 file, to write")
     parser.add_argument("--position", action="store_true", help="write the matrix elements of the position too")
     parser.add_argument(
         "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
@@ -40,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-budget",
         type=memory_size,
         metavar="SIZE",
-        help="memory that the grid may take beside the matrices, such as 1GB",
+        help="memory that the grid may take beside the matrices, or all of it where an .h5 is written, such as 4GB "
+        "(default of the latter 2GiB)",
     )
 
 
@@ -55,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from nextham.io.structure_file import is_stru, read_structure
 
     device, dtype = checked_device(args.device), torch.float32 if args.single else torch.float64
+    if args.output.lower().endswith(".h5"):
+        return _into_file(args, device, dtype)
     stages = Stages()
     with stages("reading the files"):
         structure = read_structure(args.structure)
@@ -85,4 +97,37 @@ def run(args: argparse.Namespace) -> int:
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }
     write_summary(folder, summary)
+    return 0
+
+
+def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> int:
+    """Writes an `.h5` group after group of atoms."""
+    from nextham.cli.progress import Stages, bar, peak_memory_mb
+    from nextham.cli.run_folder import print_summary
+    from nextham.h0 import AtomicFiles, stream_h0
+    from nextham.io.hdf5 import read_contents_h5
+    from nextham.io.structure_file import read_structure
+
+    if args.position:
+        raise ValueError("position: it is written into a folder, not into an .h5 file")
+    stages, output = Stages(), Path(args.output)
+    with stages("reading the files"):
+        structure = read_structure(args.structure)
+        files = AtomicFiles.read(args.basis, structure.numbers)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with stages("H of step zero"), bar("atoms") as move:
+        settings = {"memory_budget": args.memory_budget, "device": device, "dtype": dtype}
+        stream_h0(structure, files, output, progress=move, **settings)
+    contents = read_contents_h5(output)
+    summary = {
+        "structure": structure.formula(),
+        "atoms": structure.n_atoms,
+        "orbitals": int(contents.basis.n_orbitals_of(structure.numbers).sum()),
+        "edges": contents.n_edges["H0"],
+        "n_spin": contents.n_spin["H0"],
+        "file_mb": round(output.stat().st_size / 1e6, 1),
+        "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+    }
+    print_summary(output, summary)
     return 0

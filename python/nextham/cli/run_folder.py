@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.structure import Structure
 
-__all__ = ["write_run", "write_summary"]
+__all__ = ["print_summary", "write_run", "write_summary"]
 
 
 def write_run(
@@ -62,14 +62,19 @@ def write_run(
 
 def write_summary(folder: Path, summary: dict[str, object]) -> None:
     """Writes summary.json and prints it as a table."""
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print_summary(folder, summary)
+
+
+def print_summary(written: Path, summary: dict[str, object]) -> None:
+    """Prints a summary of what was written as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     table = Table(show_header=False, box=None)
     for name, value in summary.items():
         if isinstance(value, dict):
             value = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in value.items())
         table.add_row(name.replace("_", " "), str(value))
     Console().print(table)
-    print(f"written to {folder}")
+    print(f"written to {written}")

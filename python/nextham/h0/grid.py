@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from nextham.structure import Structure
 from nextham.units import BOHR
 
-__all__ = ["AtomsOfBricks", "Grid", "atoms_of_bricks", "images_within"]
+__all__ = ["AtomsOfBricks", "Grid", "Images", "atoms_of_bricks", "heights", "images_of_box", "images_within"]
 
 BRICK = 16
 """Points of a brick along each axis, unless the grid says otherwise."""
@@ -144,29 +144,51 @@ class Images:
     reach: np.ndarray
 
 
-def images_within(structure: Structure, grid: Grid, reach: Mapping[int, float]) -> Images:
+def images_within(
+    structure: Structure, grid: Grid, reach: Mapping[int, float], atoms: np.ndarray | None = None
+) -> Images:
     """Returns every image of an atom whose functions reach the grid.
 
     Args:
         structure: a wrapped structure.
         grid: its grid.
         reach: atomic number → where the functions end, Bohr.
+        atoms: images of these atoms alone, ascending; by default of all.
     """
-    of_atom = np.array([reach[int(z)] for z in structure.numbers])
-    fractional, beyond = structure.fractional(), of_atom[:, None] / heights(grid.cell)
+    of_atom = np.empty(structure.n_atoms)
+    for z in structure.species():
+        of_atom[structure.numbers == z] = reach[z]
     low, high = (np.array(x) / grid.shape for x in (grid.low, grid.high))
+    return images_of_box(structure, low, high, of_atom, atoms)
+
+
+def images_of_box(
+    structure: Structure, low: np.ndarray, high: np.ndarray, of_atom: np.ndarray, atoms: np.ndarray | None = None
+) -> Images:
+    """Returns every image of an atom whose functions reach a box along the lattice vectors.
+
+    Args:
+        structure: a wrapped structure.
+        low: where the box begins [3], in units of the lattice vectors.
+        high: where it ends [3].
+        of_atom: how far the functions of each atom reach [n], Bohr.
+        atoms: images of these atoms alone, ascending; by default of all.
+    """
+    cell, fractional = structure.cell / BOHR, structure.fractional()
+    beyond = of_atom[:, None] / heights(cell)
     first = np.ceil(low - fractional - beyond).astype(np.int64)
     last = np.floor(high - fractional + beyond).astype(np.int64)
     open_ends = ~np.array(structure.pbc)
     first[:, open_ends], last[:, open_ends] = 0, 0
-    atom, vectors = np.arange(len(of_atom)), np.zeros((len(of_atom), 0), dtype=np.int64)
+    atom = np.arange(len(of_atom)) if atoms is None else atoms
+    vectors = np.zeros((len(atom), 0), dtype=np.int64)
     for k in range(3):
         counts = last[atom, k] - first[atom, k] + 1
         here = np.repeat(np.arange(len(atom)), counts)
         within = np.arange(len(here)) - np.repeat(np.cumsum(counts) - counts, counts)
         vectors = np.concatenate([vectors[here], (first[atom[here], k] + within)[:, None]], axis=1)
         atom = atom[here]
-    position = structure.positions[atom] / BOHR + vectors @ grid.cell
+    position = structure.positions[atom] / BOHR + vectors @ cell
     return Images(atom, vectors, position, of_atom[atom])
 
 

@@ -21,17 +21,16 @@ from nextham.block_layouts import element_pairs
 from nextham.blocks import Blocks
 from nextham.h0.density import AtomicFields
 from nextham.h0.grid import BRICK, AtomsOfBricks, Grid, Images, atoms_of_bricks, images_within
-from nextham.h0.resolution import grid_cutoff
-from nextham.h0.xc import functional_named
+from nextham.h0.local_settings import LocalSettings
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.structure import Structure
-from nextham.units import RYDBERG, SYMBOLS
+from nextham.units import RYDBERG
 from nextham_kernels.ops.grid_integrals import grid_integrals
 from nextham_kernels.ops.superposition import superposition
 from nextham_kernels.ops.xc_potential import xc_potential
 
-__all__ = ["add_local_potential", "default_energy", "local_potential"]
+__all__ = ["add_local_potential", "local_potential"]
 
 SPACING = 0.01
 """Length of an interval of the orbitals' cubics, Bohr: that of the published files."""
@@ -104,42 +103,45 @@ def add_local_potential(
     progress: Callable[[int, int], None] | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float64,
+    settings: LocalSettings | None = None,
 ) -> None:
     """Adds the local potential to a Hermitian matrix on the edges of S, n_spin 1, eV, in place.
 
-    Arguments and errors are those of `local_potential`.
+    Where the matrix has only one of an edge and its reverse, the grid is visited where the edges' first atoms reach.
+    Arguments and errors are those of `local_potential`; `settings` says what is taken of the whole system that the
+    structure is a part of, in place of `energy_cutoff` and `functional`.
     """
     structure = result.graph.structure
     species = structure.species()
-    missing = [SYMBOLS[z] for z in species if z not in pseudopotentials]
-    if missing:
-        raise ValueError(f"pseudopotentials: none for {', '.join(missing)}")
-    functional = functional or _common_functional(pseudopotentials, species)
+    if settings is None:
+        settings = LocalSettings.of(structure, orbitals, pseudopotentials, energy_cutoff, functional)
+    functional, zero = settings.functional, settings.zero
+    fields = {z: settings.fields[z] for z in species}
     device = torch.device("cpu") if device is None else device
     budget = BUDGET[device.type] if memory_budget is None else memory_budget
     if not budget > 0:
         raise ValueError(f"memory_budget: expected a positive number of bytes, got {memory_budget}")
-    fields = _fields(orbitals, pseudopotentials, species)
     reach = {z: orbitals[z].dr * (orbitals[z].radial.shape[1] - 1) for z in species}
-    if energy_cutoff is None:
-        energy_cutoff = default_energy(orbitals, pseudopotentials, species, functional)
-    grid = Grid.of(structure, energy_cutoff, max(reach.values()), BRICK if device.type == "cpu" else BRICK_ON_GPU)
-    volume = abs(float(np.linalg.det(grid.cell)))
-    zero = 4 * math.pi / (3 * volume) * sum(fields[int(z)].second_moment for z in structure.numbers)
+    brick = BRICK if device.type == "cpu" else BRICK_ON_GPU
+    grid = Grid.of(structure, settings.energy_cutoff, max(reach.values()), brick)
     send = _sender(device, dtype)
     fields_near = _Near(structure, grid, {z: f.reach for z, f in fields.items()})
-    orbitals_near = _Near(structure, grid, reach)
+    first, every = np.unique(result.graph.src), np.union1d(result.graph.src, result.graph.dst)
+    orbitals_near = first_near = _Near(structure, grid, reach, every)
+    if len(first) < len(every):
+        first_near = _Near(structure, grid, reach, first)
     field_table, orbital_table = _field_table(fields, send), _orbital_table(orbitals, species, send)
     pairs, sizes = _Pairs(result, orbitals_near.images, device), send(result.sizes)
     offsets, step = send(result.offsets), send(grid.step)
     data = torch.from_numpy(result.data).to(device)  # on the CPU the same memory
     done, at_once = 0, max(1, budget // (_PER_POINT * grid.brick**3))
-    layers = grid.occupied(orbitals_near.images)
+    layers = grid.occupied(first_near.images)
     n_bricks = math.prod(map(len, layers))
     for bricks in grid.bricks(layers, at_once):
         done += len(bricks)
         near = orbitals_near.of(bricks)
-        alive = np.flatnonzero(np.diff(near.starts))  # vacuum costs nothing more
+        first_here = near if first_near is orbitals_near else first_near.of(bricks)
+        alive = np.flatnonzero(np.diff(first_here.starts))  # vacuum costs nothing more
         for some in _pieces(alive, near, grid.brick**3, int(result.shape_of.max()), budget, device):
             here, near_here = bricks[some], near.select(some)
             boxes = send(np.concatenate([np.zeros((len(some), 3), dtype=np.int64), here[:, 3:]], axis=1))
@@ -161,39 +163,6 @@ def add_local_potential(
     if device.type != "cpu":
         result.data[:] = data.cpu().numpy()
     _transpose(result, pairs.half)
-
-
-def default_energy(
-    orbitals: Mapping[int, OrbFile],
-    pseudopotentials: Mapping[int, Pseudopotential],
-    species: list[int],
-    functional: str | None = None,
-) -> float:
-    """Returns the energy of the grid that `local_potential` takes by default, Ry: that of the element with the largest.
-
-    Args:
-        orbitals: atomic number → orbitals.
-        pseudopotentials: atomic number → pseudopotential.
-        species: atomic numbers.
-        functional: `pbe` or `lda`; None takes that of the pseudopotentials.
-    """
-    functional = functional or _common_functional(pseudopotentials, species)
-    fields = _fields(orbitals, pseudopotentials, species)
-    return max(grid_cutoff(orbitals[z], fields[z], functional) for z in species)
-
-
-def _fields(
-    orbitals: Mapping[int, OrbFile], pseudopotentials: Mapping[int, Pseudopotential], species: list[int]
-) -> dict[int, AtomicFields]:
-    q_max = math.sqrt(4 * max(orbitals[z].energy_cutoff for z in species))
-    return {z: AtomicFields.of(pseudopotentials[z], q_max) for z in species}
-
-
-def _common_functional(pseudopotentials: Mapping[int, Pseudopotential], species: list[int]) -> str:
-    names = {functional_named(pseudopotentials[z].functional) for z in species}
-    if len(names) > 1:
-        raise ValueError(f"pseudopotentials: expected one functional, got {' and '.join(sorted(names))}")
-    return names.pop()
 
 
 def _sender(device: torch.device, dtype: torch.dtype) -> Callable[[np.ndarray], torch.Tensor]:
@@ -226,10 +195,13 @@ class _Near:
         structure: a wrapped structure.
         grid: its grid.
         reach: atomic number → where the functions end, Bohr.
+        atoms: only these, ascending.
     """
 
-    def __init__(self, structure: Structure, grid: Grid, reach: Mapping[int, float]) -> None:
-        self.grid, self.images = grid, images_within(structure, grid, reach)
+    def __init__(
+        self, structure: Structure, grid: Grid, reach: Mapping[int, float], atoms: np.ndarray | None = None
+    ) -> None:
+        self.grid, self.images = grid, images_within(structure, grid, reach, atoms)
         self._tree = cKDTree(self.images.position)
         self._species = np.searchsorted(np.unique(structure.numbers), structure.numbers)
 
@@ -302,12 +274,12 @@ class _Pairs:
 
 
 def _transpose(matrix: Blocks, edges: np.ndarray) -> None:
-    """Writes the transposes of the blocks of some edges to the reverse edges, some at a time."""
+    """Writes the transposes of the blocks of some edges to the reverse edges that there are, some at a time."""
     reverse = matrix.graph.reverse()
     chosen = np.zeros(matrix.n_edges, dtype=bool)
     chosen[edges] = True
     for _, _, group in element_pairs(matrix.graph):
-        here = group[chosen[group]]
+        here = group[chosen[group] & (reverse[group] >= 0)]
         for first in range(0, len(here), _AT_ONCE):
             some = here[first : first + _AT_ONCE]
             matrix.put(reverse[some], matrix.data[matrix.index(some)].swapaxes(2, 3))

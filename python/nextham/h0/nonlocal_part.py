@@ -28,7 +28,7 @@ from nextham.structure import Structure
 from nextham.units import BOHR, RYDBERG, SYMBOLS
 from nextham_kernels.ops.projector_product import projector_product
 
-__all__ = ["angular_momentum", "nonlocal_potential"]
+__all__ = ["angular_momentum", "nonlocal_potential", "parts_of"]
 
 _CHUNK = 1 << 9
 """Blocks that are made at a time: some 25 MB for the largest published elements."""
@@ -53,6 +53,9 @@ def nonlocal_potential(
     pseudopotentials: Mapping[int, Pseudopotential],
     plus: Blocks | None = None,
     device: torch.device | None = None,
+    near: Graph | None = None,
+    rows: np.ndarray | None = None,
+    n_parts: int | None = None,
 ) -> Blocks:
     """Returns V_NL of a structure, for all pairs of orbitals that reach a common projector.
 
@@ -65,6 +68,9 @@ def nonlocal_potential(
         plus: a real matrix without spin, eV, of the same wrapped structure and basis, that is added: the largest matrix
             there is, H of step zero, is so written once.
         device: where it is computed, the CPU by default. Pairs are found, and blocks put together, on the CPU.
+        near: the pairs A→i of an atom with projectors and one whose orbitals reach them, sorted by A; found by default.
+        rows: atoms [n], of pairs that begin at them and end at an atom that does not come before; by default all pairs.
+        n_parts: components of V_NL, 4 with spin-orbit coupling, else 1; by default what the elements here have.
 
     Returns:
         V_NL in eV, with the edges of `plus` too: n_spin 4 and complex128 where a pseudopotential has spin-orbit
@@ -80,9 +86,9 @@ def nonlocal_potential(
     radials = {z: Radial.of_orbitals(orbitals[z]) for z in structure.species()}
     projectors = {z: Radial.of_projectors(pseudopotentials[z]) for z in structure.species() if pseudopotentials[z].l}
     basis = Basis({z: radial.l for z, radial in radials.items()})
-    near = _projector_graph(structure, projectors, radials)
+    near = _projector_graph(structure, projectors, radials) if near is None else near
     # Atoms that see the same projectors: edges first[t] and second[t] of `near` begin at the same atom.
-    first, second = _common_sources(near)
+    first, second = _common_sources(near, rows)
     triples = Graph(near.structure, near.dst[first], near.dst[second], near.R[second] - near.R[first])
     distinct, edge = _distinct(triples)
     graph = distinct
@@ -90,7 +96,7 @@ def nonlocal_potential(
         graph = distinct.union(plus.graph)
         edge = graph.find(distinct)[edge]
         of_plus = plus.graph.find(graph)
-    n_parts = 4 if any(pseudopotentials[z].spin_orbit for z in structure.species()) else 1
+    n_parts = n_parts or parts_of(structure, pseudopotentials)
     result = Blocks.zeros(graph, basis, n_parts, np.complex128 if n_parts == 4 else np.float64)
     strengths = {
         z: torch.from_numpy(_strengths(pseudopotentials[z])[:n_parts] * RYDBERG).to(device) for z in projectors
@@ -134,12 +140,26 @@ def _projector_graph(structure: Structure, projectors: Mapping[int, Radial], rad
     return graph.select(near[np.argsort(graph.src[near], kind="stable")])
 
 
-def _common_sources(near: Graph) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of edges with the same src, each pair in both orders, and each edge with itself."""
+def parts_of(structure: Structure, pseudopotentials: Mapping[int, Pseudopotential]) -> int:
+    """Returns how many real matrices V_NL has: 4 with spin-orbit coupling, else 1."""
+    return 4 if any(pseudopotentials[z].spin_orbit for z in structure.species()) else 1
+
+
+def _common_sources(near: Graph, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of edges with the same src, each pair in both orders, and each edge with itself.
+
+    With `rows`, those whose first edge goes to one of these atoms, and whose second to it or an atom behind it.
+    """
     counts = np.bincount(near.src, minlength=near.structure.n_atoms)
     starts = np.cumsum(counts) - counts
-    second, _ = _ranges(starts[near.src], (starts + counts)[near.src])
-    return np.repeat(np.arange(near.n_edges), counts[near.src]), second
+    edges = np.arange(near.n_edges) if rows is None else np.flatnonzero(np.isin(near.dst, rows))
+    source = near.src[edges]
+    second, _ = _ranges(starts[source], (starts + counts)[source])
+    first = np.repeat(edges, counts[source])
+    if rows is None:
+        return first, second
+    kept = near.dst[first] <= near.dst[second]
+    return first[kept], second[kept]
 
 
 def _ranges(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ from nextham.units import BOHR, RYDBERG, SYMBOLS
 from nextham_kernels.ops.spherical_harmonics import spherical_harmonics
 from nextham_kernels.ops.two_center import two_center, two_center_columns
 
-__all__ = ["TwoCenterTable", "orbital_blocks", "orbital_graph", "overlap_and_kinetic"]
+__all__ = ["TwoCenterTable", "orbital_blocks", "orbital_graph", "overlap_and_kinetic", "refuse_same_place"]
 
 Q_MAX = 100.0
 """Largest wave number, 1/Bohr: 40 misses 4e-4 Ry of the kinetic energy of a published orbital (Bi f), 100 1e-6."""
@@ -129,15 +129,31 @@ def orbital_graph(structure: Structure, radius: Mapping[int, float]) -> Graph:
     reach = np.array([radius[int(z)] for z in structure.numbers])
     graph = neighbour_graph(structure, 2 * float(reach.max()))
     distance = graph.distance()
+    refuse_same_place(graph, distance)
+    return graph.select(distance < reach[graph.src] + reach[graph.dst])
+
+
+def refuse_same_place(graph: Graph, distance: np.ndarray) -> None:
+    """Refuses atoms less than 0.1 Å apart.
+
+    Raises:
+        ValueError: there are such.
+    """
     close = np.flatnonzero((distance < SAME_PLACE) & ~graph.onsite())
     if len(close):
         i, j, apart = graph.src[close[0]], graph.dst[close[0]], distance[close[0]]
         raise ValueError(f"structure: atoms {i} and {j} are at the same place ({apart:.3f} Å apart)")
-    return graph.select(distance < reach[graph.src] + reach[graph.dst])
 
 
-def orbital_blocks(structure: Structure, orbitals: Mapping[int, OrbFile]) -> tuple[dict[int, Radial], Blocks]:
+def orbital_blocks(
+    structure: Structure, orbitals: Mapping[int, OrbFile], graph: Graph | None = None
+) -> tuple[dict[int, Radial], Blocks]:
     """Returns the radial functions by element, and a matrix of zeros for all pairs of orbitals that reach each other.
+
+    Args:
+        structure: any structure.
+        orbitals: atomic number → orbitals.
+        graph: the pairs, where they are known.
 
     Raises:
         ValueError: as `overlap_and_kinetic`.
@@ -149,12 +165,16 @@ def orbital_blocks(structure: Structure, orbitals: Mapping[int, OrbFile]) -> tup
         raise ValueError("structure: expected at least one atom")
     radials = {z: Radial.of_orbitals(orbitals[z]) for z in structure.species()}
     basis = Basis({z: radial.l for z, radial in radials.items()})
-    graph = orbital_graph(structure, {z: radial.cutoff * BOHR for z, radial in radials.items()})
+    if graph is None:
+        graph = orbital_graph(structure, {z: radial.cutoff * BOHR for z, radial in radials.items()})
     return radials, Blocks.zeros(graph, basis, 1)
 
 
 def overlap_and_kinetic(
-    structure: Structure, orbitals: Mapping[int, OrbFile], device: torch.device | None = None
+    structure: Structure,
+    orbitals: Mapping[int, OrbFile],
+    device: torch.device | None = None,
+    graph: Graph | None = None,
 ) -> tuple[Blocks, Blocks]:
     """Returns the overlap S and the kinetic energy T of a structure's orbitals, for all pairs that reach each other.
 
@@ -164,6 +184,7 @@ def overlap_and_kinetic(
         structure: any structure; the result is that of its wrapped form, as everywhere.
         orbitals: atomic number → orbitals (`nextham.io.basis_directory.read_orbitals`).
         device: where it is computed, the CPU by default.
+        graph: some of those pairs, of the wrapped structure; by default all.
 
     Returns:
         S and T (eV) on the same graph, n_spin 1, float64.
@@ -171,7 +192,7 @@ def overlap_and_kinetic(
     Raises:
         ValueError: an element without orbitals, a structure without atoms, or two atoms at the same place.
     """
-    radials, overlap = orbital_blocks(structure, orbitals)
+    radials, overlap = orbital_blocks(structure, orbitals, graph)
     graph = overlap.graph
     kinetic = Blocks.zeros(graph, overlap.basis, 1)
     vector = torch.from_numpy(graph.vector() / BOHR)

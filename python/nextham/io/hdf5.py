@@ -3,7 +3,7 @@
     /                 attributes: format, version
     /structure        cell [3, 3] and positions [n, 3] in Å (inside the cell), numbers [n]; attribute pbc
     /basis            numbers [z], shells [z, s]: l of each shell, −1 where an element has fewer
-    /graphs/<i>       src [e], dst [e], R [e, 3]
+    /graphs/<i>       src [e], dst [e], R [e, 3]; pieces [p + 1, 3] where it was written piece by piece (`hdf5_pieces`)
     /matrices/<name>  attributes: graph (which one), n_spin, dtype, unit, hermitian, relative_to
         half/<plane>  numbers of the edges that come before their reversed edge (on-site edges and edges without a
                       partner included), one block [a, b] after the other, e3nn's component order
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
+    "INCOMPLETE",
     "VERSION",
     "Contents",
     "Metadata",
@@ -49,10 +50,16 @@ __all__ = [
     "read_blocks_h5",
     "read_contents_h5",
     "read_group",
+    "read_head",
     "write_blocks_h5",
+    "write_head",
+    "write_metadata",
 ]
 
 FORMAT = "nextham blocks"
+INCOMPLETE = "nextham blocks, incomplete"
+"""What a file says that is written piece by piece (`nextham.io.hdf5_pieces`), until its last piece is there."""
+
 VERSION = 1
 
 Metadata = Mapping[str, "str | int | float | np.ndarray"]
@@ -121,10 +128,8 @@ def write_blocks_h5(
     try:
         with h5py.File(part, "w", libver=("v110", "v110")) as file:  # since 1.10 HDF5 checks its own bookkeeping
             put_word(file, "format", FORMAT)
-            file.attrs["version"] = VERSION
-            _write_structure(file.create_group("structure"), first.graph.structure)
-            _write_basis(file.create_group("basis"), first.basis)
-            _write_metadata(file.create_group("metadata"), metadata or {})
+            write_head(file, first.graph.structure, first.basis)
+            write_metadata(file, metadata or {})
             _write_matrices(file, matrices, {"H": "H0"} if relative is None else relative)
         os.replace(part, path)
     except OSError as error:
@@ -170,7 +175,7 @@ def read_group(
     Raises:
         FileError: no matrix of a name.
     """
-    structure, basis = _read_structure(file["structure"]), _read_basis(file["basis"])
+    structure, basis = read_head(file)
     graphs: dict[str, Graph] = {}
     result = {}
     for name in file["matrices"] if names is None else names:
@@ -232,6 +237,8 @@ def open_h5(path: str | os.PathLike[str], format: str = FORMAT, version: int = V
         raise FileError(path, "this is no HDF5 file")
     try:
         with h5py.File(path, "r", rdcc_nbytes=1 << 26) as file:
+            if "format" in file.attrs and word(file, "format") == INCOMPLETE:
+                raise FileError(path, "is incomplete: the run that wrote it did not come to its end")
             if "format" not in file.attrs or word(file, "format") != format:
                 what = "one of block matrices written by nextham" if format == FORMAT else f"a {format}"
                 raise FileError(path, f"this HDF5 file is not {what}")
@@ -270,6 +277,19 @@ def _put(group: h5py.Group, name: str, values: np.ndarray) -> None:
     group.create_dataset(name, data=values, **options)
 
 
+def write_head(file: h5py.File, structure: Structure, basis: Basis) -> None:
+    """Writes version, structure, basis and empty metadata into a new file."""
+    file.attrs["version"] = VERSION
+    _write_structure(file.create_group("structure"), structure)
+    _write_basis(file.create_group("basis"), basis)
+    file.create_group("metadata")
+
+
+def read_head(file: h5py.Group) -> tuple[Structure, Basis]:
+    """Reads the structure and the basis of an open file."""
+    return _read_structure(file["structure"]), _read_basis(file["basis"])
+
+
 def _write_structure(group: h5py.Group, structure: Structure) -> None:
     for name in ("cell", "positions", "numbers"):
         _put(group, name, getattr(structure, name))
@@ -294,7 +314,9 @@ def _read_basis(group: h5py.Group) -> Basis:
     return Basis({int(z): tuple(int(l) for l in ls if l >= 0) for z, ls in rows})
 
 
-def _write_metadata(group: h5py.Group, metadata: Metadata) -> None:
+def write_metadata(file: h5py.File, metadata: Metadata) -> None:
+    """Writes words, numbers and arrays of the caller."""
+    group = file["metadata"]
     for name, value in metadata.items():
         if isinstance(value, np.ndarray) and value.ndim:
             _put(group, name, value)

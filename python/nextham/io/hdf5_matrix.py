@@ -15,12 +15,12 @@ from nextham.io.hdf5_planes import PAIRED, Planes, from_planes, pair_spins, plan
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["put_word", "read_matrix", "word", "write_matrix"]
+__all__ = ["CHUNK", "FILTERS", "put_word", "read_matrix", "word", "write_matrix"]
 
-_CHUNK = 1 << 16  # numbers per compressed piece: 256 kB or 512 kB
+CHUNK = 1 << 16  # numbers per compressed piece: 256 kB or 512 kB
 _STEP = 1 << 22  # numbers encoded or decoded at a time
 # Level 1 of gzip is 2 % larger than level 4 and writes half as fast again (59 against 38 MB/s).
-_FILTERS = {"fletcher32": True, "shuffle": True, "compression": "gzip", "compression_opts": 1}
+FILTERS = {"fletcher32": True, "shuffle": True, "compression": "gzip", "compression_opts": 1}
 _DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
@@ -97,7 +97,7 @@ def _write_planes(group: h5py.Group, planes: Planes, starts: np.ndarray, piece: 
             continue
         if plane not in group:
             size = int(starts[-1])
-            group.create_dataset(plane, (size,), values.dtype, chunks=(min(size, _CHUNK),), **_FILTERS)
+            group.create_dataset(plane, (size,), values.dtype, chunks=(min(size, CHUNK),), **FILTERS)
         group[plane][starts[piece.start] : starts[piece.stop]] = values
 
 
