@@ -32,10 +32,12 @@ __all__ = [
     "Call",
     "Kernel",
     "Recorder",
+    "check_launch",
     "compiled_kernels",
     "network_calls",
     "op_calls",
     "other_calls",
+    "with_rows",
 ]
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -43,6 +45,9 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 
 OF_OTHERS = ("rotation.kernel.edge_wigner_backward",)
 """Functions without kernels of their own: this one launches those of `edge_wigner`, between torch's products."""
+
+MOST_ROWS = 10**7
+"""Rows with which launches are checked, beside none: some 10 kB each fill the memory of an H200."""
 
 SEVERAL = ("csr_text", "edge_product", "h0", "model", "network")
 """Benchmarks of files, and of what is made of several ops."""
@@ -152,12 +157,11 @@ def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str)
     from nextham_kernels.loading import gpu_kernel
     from nextham_kernels.registration import GPU_KERNELS
 
-    launches, seen, name, capability = [], set(), "", 0
+    launches, seen, name, capability, launch_only = [], set(), "", 0, False
     run = JITFunction.run
 
     def compile_only(self: JITFunction, *args: object, grid: object, warmup: bool, **kwargs: object) -> None:
-        assert all(size < limit for size, limit in zip(grid, (2**31, 65536, 65536), strict=False)), f"grid: {grid}"
-        assert math.prod(grid) < 2**31, f"grid: {grid}"  # Triton's launcher multiplies in 32 bits, and skips below one
+        check_launch(grid, args)
         # Sizes that are divisible by 16 or equal to one make kernels of their own, which do not differ enough to count.
         named = dict(zip(self.arg_names, args, strict=False)) | kwargs
         constants = {param.name for param in self.params if param.is_constexpr} | (kwargs.keys() - {*self.arg_names})
@@ -167,7 +171,7 @@ def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str)
             capability,
             *((k, v if k in constants else getattr(v, "dtype", type(v))) for k, v in sorted(named.items())),
         )
-        if key not in seen:
+        if key not in seen and not launch_only:
             seen.add(key)
             launches.append((self.fn.__name__, run(self, *args, grid=grid, warmup=True, **kwargs)))
 
@@ -178,10 +182,36 @@ def _compile(calls: Sequence[Call], capabilities: Sequence[int], functions: str)
             continue
         for capability in capabilities:
             with another_gpu(divmod(capability, 10)):
-                gpu_kernel(name)(*call.args)
+                given = [x.contiguous() if isinstance(x, torch.Tensor) else x for x in call.args]  # as `registration`
+                launch_only = False
+                gpu_kernel(name)(*given)
+                launch_only = True
+                for rows in (0, MOST_ROWS):
+                    gpu_kernel(name)(*with_rows(given, rows))
             for function, kernel in launches:
                 yield _described(name, function, capability, kernel)
             launches.clear()
+
+
+def check_launch(grid: tuple[int, ...], args: Sequence[object]) -> None:
+    """Fails where a GPU could not make a launch, or where a kernel would read something else than it thinks."""
+    assert all(size < limit for size, limit in zip(grid, (2**31, 65536, 65536), strict=False)), f"grid: {grid}"
+    # Triton's launcher multiplies in 32 bits, and does nothing where it gets no positive number.
+    assert math.prod(grid) < 2**31, f"grid: {grid}"
+    for i, x in enumerate(args):
+        assert not isinstance(x, torch.Tensor) or x.is_contiguous(), f"argument {i}: strides {x.stride()}"
+
+
+def with_rows(args: Sequence[object], n: int) -> list[object]:
+    """Arguments with n rows where the first has some tens: features, indices and flags, but no vectors of weights."""
+
+    def scaled(x: object) -> object:
+        if not isinstance(x, torch.Tensor) or x.ndim == 0 or len(x) != len(args[0]):
+            return x
+        weights = x.ndim == 1 and x.is_floating_point() and x is not args[0]
+        return x if weights else x.new_empty(n, *x.shape[1:])
+
+    return [scaled(x) for x in args] if args[0].ndim and len(args[0]) >= 30 else list(args)
 
 
 def _described(name: str, function: str, capability: int, kernel: object) -> Kernel:

@@ -225,19 +225,24 @@ def _implement(op_name: str, reference: Callable, cpu: Callable, gpu: tuple[str,
         # What a GPU would run; CuPy has no interpreter.
         return gpu_kernel(gpu[0])(*_contiguous(args)) if gpu and ".kernel." in gpu[0] else reference(*args)
 
-    def on_cuda(*args: object) -> object:
-        if reference_only() or not gpu:
-            return reference(*args)
-        with torch.cuda.device_of(args[0]):
-            return gpu_kernel(gpu[0])(*_contiguous(args))
-
-    on_cpu, on_cuda = _outside_autocast("cpu", on_cpu), _outside_autocast("cuda", on_cuda)
+    on_cpu = _outside_autocast("cpu", on_cpu)
+    on_cuda = _outside_autocast("cuda", _on_cuda(reference, gpu))
     torch.library.impl(op_name, "default", reference)
     torch.library.impl(op_name, "cpu", on_cpu)
     torch.library.impl(op_name, "cuda", on_cuda)
     if gpu:
         GPU_KERNELS[op_name] = gpu[0]
     return on_cpu
+
+
+def _on_cuda(reference: Callable, gpu: tuple[str, ...]) -> Callable:
+    def run(*args: object) -> object:
+        if reference_only() or not gpu:
+            return reference(*args)
+        with torch.cuda.device_of(args[0]):  # Triton launches on the current device
+            return gpu_kernel(gpu[0])(*_contiguous(args))
+
+    return run
 
 
 def _outside_autocast(device: str, run: Callable) -> Callable:

@@ -1,5 +1,6 @@
 """The calls of cuSOLVER's batched eigensolver, with LAPACK behind its functions: order of numbers, sizes, errors."""
 
+import contextlib
 import ctypes
 import types
 
@@ -74,6 +75,28 @@ def test_solutions_are_the_references(library, dtype):
         assert values.vectors is None
         harness.assert_close(values.values[:, 2:9], expected.values, tolerance)
     assert library.calls == 4
+
+
+def test_the_library_works_on_the_device_of_the_matrices(library, monkeypatch):
+    current = []
+
+    @contextlib.contextmanager
+    def device_of(x):
+        current.append(x.device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    devices, solve = [], library.cusolverDnXsyevBatched
+
+    def noted(*given):
+        devices.append([*current])
+        return solve(*given)
+
+    monkeypatch.setattr(library, "cusolverDnXsyevBatched", noted, raising=False)
+    h, _ = inputs(*CASES["odd"])
+    cusolver.hermitian(h, True)
+    assert devices == [[h.device]] and not current
 
 
 def test_groups_of_matrices(library, monkeypatch):

@@ -54,8 +54,9 @@ def hermitian(h: torch.Tensor, vectors: bool) -> tuple[torch.Tensor, torch.Tenso
     # Columns lie one after the other there, rows here: the transpose of a transpose, overwritten by the vectors.
     matrices = h.mT.clone(memory_format=torch.contiguous_format)
     step = max(1, NUMBERS // n**2)
-    for first in range(0, q, step):
-        _batched(library, matrices[first : first + step], values[first : first + step], vectors, first)
+    with torch.cuda.device_of(h):  # the library works on the current device
+        for first in range(0, q, step):
+            _batched(library, matrices[first : first + step], values[first : first + step], vectors, first)
     return values, matrices.mT if vectors else None
 
 
