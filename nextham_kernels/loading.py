@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ __all__ = [
     "loaded",
     "missing",
     "reference_only",
+    "require",
     "use_interpreter",
     "use_reference",
 ]
@@ -258,6 +260,46 @@ def _installed(package: str, what: str) -> None:
     if package == "triton" and tuple(map(int, module.__version__.split(".")[:2])) < _TRITON:
         least = ".".join(map(str, _TRITON))
         raise RuntimeError(f"{what} needs triton {least} or newer, got {module.__version__}: {remedy}")
+
+
+REQUIRABLE = ("cpp", "scalar", "avx2", "avx512", "amx", "triton", "triton-interpreted", "cupy", "nvcc", "cuda")
+"""What `require` knows: kinds of kernels, instruction sets, the compiler of CUDA C++, a GPU."""
+
+
+def require(*kinds: str) -> None:
+    """Fails where something cannot run here that a user, or a machine that runs tests, counts on.
+
+    Args:
+        kinds: words of `REQUIRABLE`.
+
+    Raises:
+        ValueError: a word that is none of them.
+        RuntimeError: it is missing; the sentence says why, and how to get it where that is known.
+
+    Example:
+        >>> from nextham_kernels.loading import require
+        >>> require("scalar")
+    """
+    for kind in kinds:
+        if kind not in REQUIRABLE:
+            raise ValueError(f"kind: expected one of {', '.join(REQUIRABLE)}, got {kind!r}")
+        if kind == "cpp":
+            compiled()
+        elif kind in ("triton", "cupy"):
+            _installed(kind, "what was asked for")
+        elif kind == "triton-interpreted":
+            _check_interpreter()
+        elif kind == "nvcc":
+            if shutil.which("nvcc") is None:
+                raise RuntimeError("nvcc is not on the PATH: install the CUDA toolkit")
+        elif kind == "cuda":
+            import torch
+
+            if not torch.cuda.is_available():
+                why = "is built for the CPU alone" if torch.version.cuda is None else "finds no driver or no GPU"
+                raise RuntimeError(f"cuda: torch {torch.__version__} {why}")
+        elif kind not in instruction_sets():
+            raise RuntimeError(f"{kind}: this processor and this build have {', '.join(instruction_sets())} alone")
 
 
 def loaded() -> dict[str, dict[str, str]]:

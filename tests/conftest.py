@@ -1,5 +1,6 @@
 """Fixtures and marks shared by all tests."""
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -12,24 +13,37 @@ import torch
 from nextham_kernels import loading
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-REQUIRED = {word for word in os.environ.get("NEXTHAM_REQUIRE", "").split(",") if word}
+REQUIRED = [word for word in os.environ.get("NEXTHAM_REQUIRE", "").split(",") if word]
 
 # Read when triton is imported: without a GPU its kernels run by the interpreter.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+def pytest_configure(config):
+    """`NEXTHAM_REQUIRE=triton-interpreted,nvcc,shared,…`: what is missing of it ends the run, with its reason."""
+    for word in REQUIRED:
+        try:
+            if word == "shared":
+                assert SHARED.is_dir(), f"{SHARED} is not there"
+            elif word == "pyatb":
+                importlib.import_module("pyatb")
+            else:
+                loading.require(word)
+        except (AssertionError, ImportError, RuntimeError, ValueError) as error:
+            raise pytest.UsageError(f"NEXTHAM_REQUIRE: {word}: {error}") from error
+
+
 def pytest_collection_modifyitems(config, items):
     """Deselects the tests of what is not there: the reference data of a checkout that stands alone, programs."""
     absent = set() if SHARED.is_dir() else {"shared"}
-    # Triton is made for Linux alone, and torch before 2.11 brings an older one; `NEXTHAM_REQUIRE=triton-interpreted`
-    # makes its absence a failure.
-    if "triton" in loading.missing() and "triton-interpreted" not in REQUIRED:
-        absent.add("triton")
-    if shutil.which("nvcc") is None and "nvcc" not in REQUIRED:
-        absent.add("nvcc")
-    if importlib.util.find_spec("pyatb") is None:
-        absent.add("pyatb")
+    for mark, there in (
+        ("triton", importlib.util.find_spec("triton")),  # it is made for Linux alone
+        ("nvcc", shutil.which("nvcc")),
+        ("pyatb", importlib.util.find_spec("pyatb")),
+    ):
+        if there is None:
+            absent.add(mark)
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in absent)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)

@@ -103,6 +103,39 @@ def test_an_old_triton_is_named(monkeypatch):
     assert loading.missing()["triton"].startswith("a GPU kernel needs triton 3.6 or newer, got 3.2.0: run `pip")
 
 
+def test_what_is_required_and_missing_gives_its_reason(monkeypatch):
+    loading.require("cpp", "scalar")
+    with harness.raises(ValueError, "kind: expected one of cpp, scalar, avx2, avx512, amx, triton"):
+        loading.require("sse")
+    monkeypatch.setattr(loading, "instruction_sets", lambda: ["scalar", "avx2"])
+    with harness.raises(RuntimeError, "amx: this processor and this build have scalar, avx2 alone"):
+        loading.require("amx")
+    for package in ("triton", "cupy"):
+        monkeypatch.setitem(sys.modules, package, None)
+        with harness.raises(RuntimeError, f"needs {package}, which cannot be imported: run `pip install"):
+            loading.require(package)
+    monkeypatch.setenv("PATH", "")
+    with harness.raises(RuntimeError, "nvcc is not on the PATH"):
+        loading.require("nvcc")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with harness.raises(RuntimeError, f"cuda: torch {torch.__version__} "):
+        loading.require("cuda")
+    monkeypatch.setitem(sys.modules, "nextham_kernels._C", None)
+    with harness.raises(RuntimeError, "the compiled kernels nextham_kernels._C are missing: run `pip install .`"):
+        loading.require("cpp")
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "words"),
+    [("scalar", 0, "tests collected"), ("sse", 4, "NEXTHAM_REQUIRE: sse: kind: expected one of")],
+)
+def test_tests_end_where_something_required_is_missing(word, code, words):
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/test_layers.py"]
+    environment = {**os.environ, "NEXTHAM_REQUIRE": word}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == code and words in run.stdout + run.stderr
+
+
 class Names(TorchDispatchMode):
     """Notes the operators that pass the dispatcher."""
 
