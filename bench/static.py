@@ -9,19 +9,24 @@ over all calls. Not in it: launches (their number is printed), and a cache that 
 """
 
 import argparse
+import dataclasses
 import importlib
+import itertools
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from bench import record
 from bench.offline import SHARED_MEMORY, Call, Kernel, compiled_kernels, network_calls
 from nextham_kernels.cost import Cost, nbytes
 from nextham_kernels.loading import gpu_kernel
 from nextham_kernels.registration import GPU_KERNELS
 
-__all__ = ["RATES", "Rates", "cost_of", "main", "prediction"]
+__all__ = ["RATES", "Rates", "cost_of", "main", "prediction", "save"]
 
 
 @dataclass(frozen=True)
@@ -155,12 +160,50 @@ def prediction_table(shares: dict[str, Share]) -> str:
     return "\n".join(lines)
 
 
+def save(kernels: Sequence[Kernel]) -> Path:
+    """Writes predictions per edge, all networks, and the compiled kernels, to two files; returns their folder."""
+    folder = record.RESULTS / "static"
+    folder.mkdir(exist_ok=True)
+    lines, before = [], torch.get_float32_matmul_precision()
+    for precision, training in itertools.product(("highest", "high", "medium"), (False, True)):
+        torch.set_float32_matmul_precision(precision)
+        shares = prediction(training)
+        seconds = {gpu: sum(share.seconds[gpu] for share in shares.values()) for gpu in RATES}
+        lines.append(
+            {
+                "direction": "train" if training else "forward",
+                "precision": precision,
+                "edges_per_s": {gpu: round(1 / s) for gpu, s in seconds.items()},
+                "per_edge": sum((share.cost for share in shares.values()), Cost(0))._asdict(),
+                "calls": sum(share.calls for share in shares.values()),
+                "ns_on_h200": {name: round(1e9 * share.seconds["H200"], 3) for name, share in shares.items()},
+                "commit": record.commit(),
+            }
+        )
+    torch.set_float32_matmul_precision(before)
+    rows = {"predictions": lines, "kernels": [dataclasses.asdict(k) | {"commit": record.commit()} for k in kernels]}
+    for name, found in rows.items():
+        if found:
+            text = "".join(json.dumps(line) + "\n" for line in found)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command line and returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m bench --static", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", type=int, nargs="+", choices=sorted(SHARED_MEMORY), default=sorted(SHARED_MEMORY))
+    parser.add_argument(
+        "--target",
+        type=int,
+        nargs="*",
+        choices=sorted(SHARED_MEMORY),
+        default=sorted(SHARED_MEMORY),
+        help="none: no compiling",
+    )
+    parser.add_argument("--single", action="store_true", help="compile float32 alone, which takes half as long")
+    parser.add_argument("--save", action="store_true", help="keep it in results/static, predictions of every precision")
     parser.add_argument("--functions", default="", help="compile only kernels whose function's name contains this")
     parser.add_argument(
         "--precision",
@@ -169,8 +212,10 @@ def main(argv: Sequence[str]) -> int:
         help="of the products in the prediction (torch.set_float32_matmul_precision)",
     )
     arguments = parser.parse_args(argv)
-    kernels = compiled_kernels(arguments.target, arguments.functions)
+    kernels = compiled_kernels(arguments.target, arguments.functions, not arguments.single) if arguments.target else []
     print(kernel_table(kernels))
+    if arguments.save:
+        print(f"written to {save(kernels)}")
     bad = [k for k in kernels if k.spills or k.narrow or k.shared > SHARED_MEMORY[k.capability]]
     for rates, name in zip(RATES.values(), RATES, strict=True):
         print(
