@@ -95,7 +95,7 @@ def test_contract():
         projector_product(left, right[:, 1:], strength, pairs, starts)
     with harness.raises(ValueError, "pairs[:, 1]: expected 0 <= index < 6"):
         projector_product(left, right, strength, pairs + torch.tensor([0, 2]), starts)
-    with harness.raises(ValueError, f"starts: expected to ascend from 0 to {len(pairs)}, the number of pairs"):
+    with harness.raises(ValueError, f"starts: expected to count up from 0 to {len(pairs)}"):
         projector_product(left, right, strength, pairs, starts + 1)
     with harness.raises(TypeError, "pairs: expected dtype int64, got int32"):
         projector_product(left, right, strength, pairs.int(), starts)

@@ -172,7 +172,7 @@ def test_contract():
         two_center(distance, harmonics, table, [], [0], SPACING, CUTOFF)
     with harness.raises(ValueError, "table: expected 25 rows or more up to 4.9, got 24"):
         run(distance, harmonics, table[:-1])
-    with harness.raises(ValueError, "distance: expected numbers >= 0, got -1"):
+    with harness.raises(ValueError, "distance: expected numbers >= 0"):
         run(torch.where(distance == 0, -1.0, distance), harmonics, table)
     with harness.raises(ValueError, "parts, spacing, cutoff: expected positive numbers, got 1, 0, 4.9"):
         two_center(distance, harmonics, table, [0], [0], 0, CUTOFF)

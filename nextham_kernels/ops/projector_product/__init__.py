@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 
-from nextham_kernels.checks import check_range, check_shapes, check_tensors
+from nextham_kernels.checks import check_range, check_shapes, check_starts, check_tensors
 from nextham_kernels.ops.projector_product import cpu, reference
 from nextham_kernels.registration import define
 
@@ -69,6 +69,5 @@ def projector_product(
     )
     for side, projections in enumerate((left, right)):
         check_range(f"pairs[:, {side}]", pairs[:, side], len(projections))
-    if not len(starts) or starts[0] != 0 or starts[-1] != len(pairs) or bool((starts[1:] < starts[:-1]).any()):
-        raise ValueError(f"starts: expected to ascend from 0 to {len(pairs)}, the number of pairs")
+    check_starts("starts", starts, max(1, len(starts)), len(pairs))
     return _op(left, right, strength, pairs, starts)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nextham_kernels.checks import check_shapes, check_tensors
+from nextham_kernels.checks import check_shapes, check_tensors, check_true
 from nextham_kernels.ops.two_center import cpu, reference
 from nextham_kernels.registration import define
 
@@ -85,8 +85,7 @@ def two_center(
     n_harmonics = (max(left) + max(right) + 1) ** 2
     columns = len(two_center_columns(left, right, parts))
     check_shapes(distance=(distance, "e"), harmonics=(harmonics, f"e {n_harmonics}"), table=(table, f"k {columns}"))
-    if not bool((distance >= 0).all()):
-        raise ValueError(f"distance: expected numbers >= 0, got {float(distance.min()):g}")
+    check_true(distance >= 0, "distance: expected numbers >= 0")
     if len(table) < int(cutoff / spacing) + 6:
         raise ValueError(f"table: expected {int(cutoff / spacing) + 6} rows or more up to {cutoff:g}, got {len(table)}")
     words = (",".join(str(int(l)) for l in degrees) for degrees in (left, right))
