@@ -4,8 +4,9 @@ Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the 
 in memory), `file` (all of it into an .h5 file in the folder for temporary files, within 1 GB), `network` (four
 networks of the published sizes with random weights, from H(0) to ΔH, in pieces), `total`
 (both) and `bands` (levels of H(0) at a mesh of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one
-for more; from 512 atoms on the 64 levels nearest to 6 eV, else all). Cases `slab64-…` are 64 atoms with so many Å of
-vacuum in their cell. `reference` runs every op's plain reference.
+for more; all levels, or from 512 atoms on, as `nextham bands --kpath G --levels 60`, the Fermi level of Γ and the 60
+levels nearest to it). Cases `slab64-…` are 64 atoms with so many Å of vacuum in their cell. `reference` runs every op's
+plain reference.
 The files are those of `--basis DIR` (the case is then called `…/files`), or Gaussian functions with the shells,
 projectors and radii of published silicon. H(0) is computed in double precision; `--dtype` is that of the networks.
 Bytes and flops are not counted.
@@ -26,7 +27,8 @@ from nextham.blocks import Blocks
 from nextham.h0 import AtomicFiles, build_h0, local_potential, nonlocal_potential, overlap_and_kinetic, stream_h0
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
-from nextham.kspace import bands_at, levels_near
+from nextham.kspace import bands_at
+from nextham.levels import levels_around_fermi
 from nextham.model import Ensemble, NextHAMConfig, predict_delta
 from nextham.structure import Structure
 from nextham_kernels.loading import use_reference
@@ -37,7 +39,7 @@ ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096, 8000)
 VACUUM = (0, 10, 40, 160, 640)
 CASES = {f"si{n}": (n, 0) for n in ATOMS} | {f"slab64-{height}": (64, height) for height in VACUUM}
 DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "file", "network", "total", "bands")
-MANY = 512
+MANY, LEVELS = 512, 60
 MESH = {2: 6, 64: 2}
 """Atoms → k-points along each lattice vector; one for all others."""
 LATTICE_CONSTANT = 5.43
@@ -74,7 +76,9 @@ class Problem:
     def bands(self) -> Tensors:
         """Levels at the mesh."""
         if self.structure.n_atoms >= MANY:
-            return {"levels": torch.from_numpy(levels_near(*self.matrices, np.zeros(3), 6.0, 64))}
+            electrons = float(sum(self.files.pseudopotentials[int(z)].z_valence for z in self.structure.numbers))
+            found, _ = levels_around_fermi(*self.matrices, np.zeros(3), electrons, LEVELS)
+            return {"levels": torch.from_numpy(found.values)}
         n = MESH.get(self.structure.n_atoms, 1)
         return {"levels": torch.from_numpy(bands_at(*self.matrices, np.array(list(np.ndindex(n, n, n))) / n))}
 

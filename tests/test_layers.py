@@ -26,6 +26,7 @@ BELOW["h0"] = {*BELOW["blocks"], "blocks", "block_layouts", "io"}
 BELOW["kspace"] = {*BELOW["blocks"], "blocks"}
 BELOW["kpath"] = {"structure"}
 BELOW["fermi"] = {*BELOW["kspace"], "kspace"}
+BELOW["levels"] = {*BELOW["fermi"], "fermi"}
 BELOW["loss_target"] = BELOW["metrics"] = {*BELOW["kspace"], "kspace"}
 BELOW["compact_target"] = {*BELOW["loss_target"], "loss_target"}
 BELOW["losses"] = {"loss_target", "compact_target"}
@@ -34,7 +35,7 @@ BELOW["train"] = {"device", *BELOW["dataset"], *BELOW["losses"], "dataset", "los
 BELOW["figure"], BELOW["tetrahedra"] = set(), set()
 BELOW["dos"] = BELOW["optics"] = {*BELOW["fermi"], "fermi", "tetrahedra"}
 BELOW["spectra_plot"] = {"dos", "figure", "optics"}
-BELOW["bands"] = {"blocks", "io", "kpath", "kspace"}
+BELOW["bands"] = {"blocks", "fermi", "io", "kpath", "kspace", "levels"}
 BELOW["bands_plot"] = {"bands", "figure", "metrics"}
 BELOW["cli"] = {*BELOW}
 

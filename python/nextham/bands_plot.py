@@ -65,6 +65,8 @@ def plot_bands(
         for spin, levels in enumerate(one.channels() - one.efermi):
             look = {**STYLES[style], **(_DOWN if spin else {})}
             name = label if len(one.channels()) == 1 else f"{label}, spin {'down' if spin else 'up'}"
+            if len(first.kpoints) == 1:  # a ladder
+                look = {**look, "marker": "_", "markersize": 120, "linestyle": "none"}
             for piece in first.pieces():
                 lines = axes.plot(first.distance[piece], levels[piece], **look)
                 lines[0].set_label(name if piece.start == 0 else "_")
@@ -73,7 +75,8 @@ def plot_bands(
     for x, _ in ticks:
         axes.axvline(x, color="0.8", linewidth=0.6, zorder=0)
     axes.axhline(0, color="0.5", linewidth=0.6, linestyle=(0, (2, 2)), zorder=0)
-    axes.set(xlim=(first.distance[0], first.distance[-1]), ylim=window, ylabel="E − E$_F$ (eV)", title=title)
+    ends = (first.distance[0], first.distance[-1]) if len(first.kpoints) > 1 else (-1, 1)
+    axes.set(xlim=ends, ylim=window, ylabel="E − E$_F$ (eV)", title=title)
     figure.legend(
         loc="outside lower center",
         ncols=min(3, len(axes.get_legend_handles_labels()[1])),

@@ -63,7 +63,8 @@ def band_path(
     Args:
         structure: cell and periodicity; atoms are not looked at.
         spec: `auto`, the lattice's standard path; or its corners in a row, such as `GXWKGL` (Γ or G, a comma jumps); or
-            corners with coordinates, `G=0,0,0 X=0.5,0,0.5 | K=0.375,0.375,0.75 G=0,0,0` (a bar jumps).
+            corners with coordinates, `G=0,0,0 X=0.5,0,0.5 | K=0.375,0.375,0.75 G=0,0,0` (a bar jumps); or `G` alone,
+            one k-point.
         n_points: k-points, spread by length; every corner is one of them.
         tolerance: relative deviation of lengths and angles up to which the cell counts as a more symmetric one. By
             default 2e-4 for `auto`, and for corners in a row the smallest of 2e-4, 1e-3, 0.01, 0.03, 0.1 with which the
@@ -72,6 +73,8 @@ def band_path(
     Raises:
         ValueError: the lattice has no such corner, or a spec that cannot be read.
     """
+    if spec in ("G", "Γ"):
+        return BandPath(np.zeros((1, 3)), np.zeros(1), ("G",), "one k-point")
     if "=" in spec:
         return path_through(structure, _corners_of_text(spec), n_points, "given points")
     from ase.cell import Cell
@@ -79,7 +82,7 @@ def band_path(
 
     words = None if spec == "auto" else parse_path_string(spec.replace("Γ", "G").replace(" ", ""))
     if words is not None and (not words or min(len(part) for part in words) < 2):
-        raise ValueError(f"spec: expected auto, corners such as GXWKGL, or G=0,0,0 X=0.5,0,0.5, got {spec!r}")
+        raise ValueError(f"spec: expected auto, G, corners such as GXWKGL, or G=0,0,0 X=0.5,0,0.5, got {spec!r}")
     ladder = (tolerance,) if tolerance is not None else _TOLERANCES[:1] if words is None else _TOLERANCES
     found: dict[str, str] = {}
     for eps in ladder:

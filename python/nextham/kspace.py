@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,8 +18,8 @@ __all__ = [
     "bands_at",
     "bloch_pairs",
     "eigenvectors_at",
+    "free_memory",
     "has_time_reversal",
-    "levels_near",
     "overlap_with_spin",
     "solve",
 ]
@@ -26,6 +28,9 @@ Progress = Callable[[int, int], None]
 
 _MEMORY = 2**28
 """Bytes of dense matrices that are held at a time, if one k-point's are not larger."""
+
+_DENSE = 5
+"""Dense matrices at one k-point: H, S, its factor L, L⁻¹HL⁻† and LAPACK's copy of it."""
 
 
 def overlap_with_spin(overlap: Blocks, n_spin: int) -> Blocks:
@@ -91,10 +96,15 @@ class BlochMatrix:
         return self._dressed(bloch_derivative(self.data, self.layout, torch.as_tensor(kpoints), self.cell))
 
     def _dressed(self, matrix: torch.Tensor) -> torch.Tensor:
-        matrix = (matrix + matrix.mH) / 2
+        n, rows = matrix.shape[-1], 512
+        for first in range(0, n, rows):  # in place: a copy may be what does not fit
+            here = slice(first, first + rows)
+            right, below = matrix[..., here, first:], matrix[..., first:, here]
+            mean = (right + below.mH) / 2
+            right.copy_(mean)
+            below.copy_(mean.mH)
         if not self.doubled:
             return matrix
-        n = matrix.shape[-1]
         wide = matrix.new_zeros(*matrix.shape[:-2], n, 2, n, 2)
         wide[..., 0, :, 0] = wide[..., 1, :, 1] = matrix
         return wide.flatten(-4, -3).flatten(-2)
@@ -123,6 +133,15 @@ def bloch_pairs(
     return [(BlochMatrix(h, spins, interatomic), s) for h in channels]
 
 
+def free_memory() -> int | None:
+    """Returns the bytes that the system could hand out now; None where it does not tell (elsewhere than on Linux)."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return 1024 * int(found[1]) if found else None
+
+
 def solve(
     h: BlochMatrix,
     s: BlochMatrix,
@@ -147,11 +166,19 @@ def solve(
         matrices: how many of them there are for each k-point, what the caller makes included.
 
     Raises:
-        ValueError: kpoints that are not finite numbers [q, 3]; an S(k) that is indefinite or singular to rounding.
+        ValueError: kpoints that are not finite numbers [q, 3]; an S(k) that is indefinite or singular to rounding;
+            matrices that do not fit into the memory that is free.
     """
     kpoints = np.asarray(kpoints, dtype=np.float64)
     if kpoints.ndim != 2 or kpoints.shape[1] != 3 or not np.isfinite(kpoints).all():
         raise ValueError(f"kpoints: expected finite numbers of shape (q, 3), got shape {kpoints.shape}")
+    needed, free = 16 * _DENSE * h.size**2, free_memory()
+    if free is not None and needed > free:
+        raise ValueError(
+            f"hamiltonian: all {h.size:,} levels at a k-point need some {needed / 1e9:.1f} GB of memory and "
+            f"{free / 1e9:.1f} GB are free; nextham bands --levels N and nextham.levels.levels_near give those near an "
+            "energy in less than half of it"
+        )
     # Groups that fit into the memory, but not so large that a progress bar stands still.
     fits = memory // max(1, 16 * matrices * h.size**2)
     step = max(1, min(fits, max(8 * torch.get_num_threads(), len(kpoints) // 20)))
@@ -206,50 +233,6 @@ def bands_at(
     values = values.reshape(len(pairs), len(kpoints), pairs[0][0].size)
     values = values[:, :, np.isfinite(values).all((0, 1))]
     return values if hamiltonian.n_spin == 2 else values[0]
-
-
-def levels_near(hamiltonian: Blocks, overlap: Blocks, k: np.ndarray, energy: float, count: int) -> np.ndarray:
-    """Returns the levels at one k-point that are nearest to an energy: for cells where all levels are too many.
-
-    H(k) − energy·S(k) is factorised once (one dense matrix and its factors in memory, n³ multiply-adds) and Lanczos
-    vectors are solved with it (ARPACK); all levels take some ten times as long.
-
-    Args:
-        hamiltonian: H, eV, n_spin 1 or 4, with both directions of every edge.
-        overlap: S on any graph of the same structure, with any spin; likewise.
-        k: [3], in units of the reciprocal lattice vectors.
-        energy: eV; it should not be a level.
-        count: how many levels, fewer than there are by two or more.
-
-    Returns:
-        eV, ascending [count].
-
-    Raises:
-        ValueError: as `bands_at`; n_spin 2 (take the channels); a count that is too small or too large.
-    """
-    from scipy.sparse.linalg import LinearOperator, eigsh
-
-    if hamiltonian.n_spin == 2:
-        raise ValueError("hamiltonian: n_spin 2 is two matrices: take channel(0) and channel(1)")
-    ((h, s),) = bloch_pairs(hamiltonian, overlap)
-    if not 1 <= count <= h.size - 2:
-        raise ValueError(f"count: expected 1 to {h.size - 2} of {h.size} levels, got {count}")
-    k = np.asarray(k, dtype=np.float64).reshape(1, 3)
-    shifted, metric = h.at(k)[0], s.at(k)[0]
-    shifted.sub_(metric, alpha=energy)
-    factors = torch.linalg.lu_factor(shifted)
-    del shifted
-
-    def operator(apply: Callable[[torch.Tensor], torch.Tensor]) -> LinearOperator:
-        def product(x: np.ndarray) -> np.ndarray:
-            return apply(torch.from_numpy(np.ascontiguousarray(x)).reshape(-1, 1)).numpy().reshape(x.shape)
-
-        return LinearOperator((h.size, h.size), product, dtype=np.complex128)
-
-    inverse, product = operator(lambda x: torch.linalg.lu_solve(*factors, x)), operator(lambda x: metric @ x)
-    start = np.random.default_rng(0).standard_normal(h.size).astype(np.complex128)
-    values = eigsh(inverse, count, M=product, sigma=energy, OPinv=inverse, v0=start, return_eigenvectors=False)
-    return np.sort(values)
 
 
 def eigenvectors_at(hamiltonian: Blocks, overlap: Blocks, kpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 
 from nextham import data
-from nextham.bands import BandStructure, band_structure
+from nextham.bands import BandStructure, band_structure, band_structure_near
 from nextham.bands_plot import plot_bands
 from nextham.basis import Basis
 from nextham.blocks import Blocks
@@ -17,7 +17,8 @@ from nextham.io.csr import read_blocks, read_csr
 from nextham.io.errors import FileError
 from nextham.io.stru import read_stru
 from nextham.kpath import BandPath, band_path, path_through
-from nextham.kspace import bands_at, eigenvectors_at, has_time_reversal, levels_near, overlap_with_spin
+from nextham.kspace import bands_at, eigenvectors_at, has_time_reversal, overlap_with_spin
+from nextham.levels import levels_around_fermi, levels_near
 from nextham.structure import Structure
 from nextham.units import BOHR, RYDBERG
 
@@ -132,21 +133,85 @@ def test_memory_bound_changes_nothing():
     np.testing.assert_allclose(bands_at(h, s, K[:2], memory=1), bands_at(h, s, K[:2]), rtol=0, atol=1e-10)
 
 
-def test_levels_near():
-    """Of a crystal with spin–orbit coupling and of a larger cell without spin, those of the whole spectrum."""
+@pytest.fixture(scope="module")
+def crystals():
+    """(H, S, k, electrons): a crystal with spin–orbit coupling; a larger cell without spin, complex and at Γ real."""
     h, s = real(data.sample("Si-1"))
-    for hamiltonian, overlap, k, energy, count in (
-        (h, s, K[1], 6.7, 9),
-        (h.channel(0).supercell(2, 1, 1), s.spinless().supercell(2, 1, 1), np.array([0.1, 0.2, 0.3]), 30.0, 11),
-    ):
-        whole = bands_at(hamiltonian, overlap, k[None])[0]
-        expected = np.sort(whole[np.argsort(np.abs(whole - energy))[:count]])
-        found = levels_near(hamiltonian, overlap, k, energy, count)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    wide = h.channel(0).supercell(2, 1, 1), s.spinless().supercell(2, 1, 1)
+    wide = wide[0].like(wide[0].data.real.copy()), wide[1]
+    return (h, s, K[1], 8), (*wide, np.array([0.1, 0.2, 0.3]), 16), (*wide, np.zeros(3), 15)
+
+
+def test_levels_near(crystals):
+    """Those of the whole spectrum, and their numbers."""
+    for (h, s, k, _), energy, count in zip(crystals, (6.7, 30.0, -8.0), (9, 11, 50), strict=True):
+        whole = bands_at(h, s, k[None])[0]
+        found = levels_near(h, s, k, energy, count)
+        expected = np.sort(np.argsort(np.abs(whole - energy))[:count])
+        assert found.first == expected[0]
+        np.testing.assert_allclose(found.values, whole[expected], rtol=0, atol=1e-9)
     with pytest.raises(ValueError, match="count: expected 1 to 50 of 52 levels, got 51"):
-        levels_near(h, s, K[0], 6.7, 51)
+        levels_near(*crystals[0][:2], K[0], 6.7, 51)
     with pytest.raises(ValueError, match="n_spin 2 is two matrices"):
         levels_near(*chain(2), K[0], 0.0, 1)
+    # An energy that is a level, to rounding and exactly.
+    h, s, k, _ = crystals[0]
+    whole = bands_at(h, s, k[None])[0]
+    nearest = np.sort(np.argsort(np.abs(whole - whole[7]))[:3])
+    np.testing.assert_allclose(levels_near(h, s, k, whole[7], 3).values, whole[nearest], rtol=0, atol=1e-9)
+    h, s = (m.supercell(4, 1, 1) for m in chain(1, overlap=0.0))
+    found = levels_near(h, s, np.zeros(3), 0.0, 2)  # −2, 0, 0, 2
+    assert found.first == 1 and np.abs(found.values).max() < 1e-9
+
+
+def test_degenerate_levels_near():
+    """Of an ideal crystal in eight cells, whose levels are up to 24-fold: none is missed."""
+    graph = neighbour_graph(Structure(FCC, [[0, 0, 0]], [14]), 4.0)
+    h, s = Blocks.zeros(graph, Basis({14: (0,)}), 1), Blocks.zeros(graph, Basis({14: (0,)}), 1)
+    h.data[:] = np.where(graph.onsite(), 0.0, -1.0)
+    s.data[:] = np.where(graph.onsite(), 1.0, 0.05)
+    h, s = (m.spinor().supercell(4, 4, 4) for m in (h, s))
+    whole = bands_at(h, s, np.zeros((1, 3)))[0]
+    found = levels_near(h, s, np.zeros(3), 1.3, 100)
+    np.testing.assert_allclose(found.values, whole[found.first : found.first + 100], rtol=0, atol=1e-9)
+
+
+def test_levels_around_fermi(crystals):
+    """As the levels of this k-point alone say: an insulator, a metal, and half a filled level."""
+    for (h, s, k, electrons), count in zip(crystals, (6, 40, 9), strict=True):
+        whole = bands_at(h, s, k[None])[0]
+        filled = electrons if h.n_spin == 4 else electrons / 2
+        top, bottom = whole[int(np.ceil(filled)) - 1], whole[int(filled)]
+        found, fermi = levels_around_fermi(h, s, k, electrons, count)
+        assert fermi.energy == pytest.approx((top + bottom) / 2, abs=1e-9)
+        assert fermi.gap == pytest.approx(bottom - top if bottom - top > 0.05 else 0.0, abs=1e-9)
+        expected = np.sort(np.argsort(np.abs(whole - fermi.energy))[:count])
+        np.testing.assert_allclose(found.values, whole[found.first : found.first + count], rtol=0, atol=1e-9)
+        assert found.first <= filled <= found.first + count and abs(found.first - expected[0]) <= 1
+    with pytest.raises(ValueError, match="n_electrons: expected more than 0 and at most 51, got 60"):
+        levels_around_fermi(*crystals[0][:2], K[0], 60, 4)
+
+
+def test_too_large_for_the_memory(monkeypatch):
+    h, s = real(data.sample("Si-1"))
+    monkeypatch.setattr("nextham.kspace.free_memory", lambda: 200_000)
+    with pytest.raises(ValueError, match=r"all 52 levels at a k-point need some 0.0 GB .*nextham bands --levels N"):
+        bands_at(h, s, K)
+    monkeypatch.setattr("nextham.kspace.free_memory", lambda: None)
+    assert bands_at(h, s, K[:1]).shape == (1, 52)
+
+
+def test_bands_near(tmp_path, crystals):
+    """Along a path, those bands that every k-point has; their numbers survive the file."""
+    h, s = crystals[0][:2]
+    path = band_path(h.graph.structure, "G=0,0,0 X=0.5,0,0.5", 5)
+    whole, near = band_structure(h, s, path, 6.9), band_structure_near(h, s, path, 6.9, 12)
+    n = near.eigenvalues.shape[1]
+    assert 4 <= n <= 12 and near.first > 0
+    np.testing.assert_allclose(near.eigenvalues, whole.eigenvalues[:, near.first : near.first + n], atol=1e-9)
+    near.to_csv(tmp_path / "near.csv")
+    assert f"band_{near.first + 1}," in (tmp_path / "near.csv").read_text()
+    assert BandStructure.from_csv(tmp_path / "near.csv").first == near.first
 
 
 def test_eigenvectors():
@@ -327,8 +392,8 @@ def test_given_points():
     ("spec", "sentence"),
     [
         ("GXQ", "'GXQ' names corners"),
-        ("G", "expected auto, corners"),
-        ("", "expected auto, corners"),
+        ("X", "expected auto, G, corners"),
+        ("", "expected auto, G, corners"),
         ("G=0,0 X=0.5,0,0.5", "got 'G=0,0'"),
         ("G=0,0,0 X", "got 'X'"),
         ("G=0,0,0", "two or more corners"),

@@ -123,6 +123,16 @@ def test_bands_equal_scipy(tmp_path, capsys):
     assert "k-points" in capsys.readouterr().out
 
 
+def test_levels_at_one_kpoint(tmp_path, capsys):
+    assert main(["bands", str(SI), "--kpath", "G", "--levels", "12", "-o", str(tmp_path / "b")]) == 0
+    assert "E_F = " in capsys.readouterr().out and (tmp_path / "b.png").is_file()
+    near = BandStructure.from_csv(tmp_path / "b.csv")
+    assert main(["bands", str(SI), "--kpath", "G", "--fermi", str(near.efermi), "-o", str(tmp_path / "all")]) == 0
+    whole = BandStructure.from_csv(tmp_path / "all.csv").eigenvalues
+    np.testing.assert_allclose(near.eigenvalues, whole[:, near.first : near.first + 12], rtol=0, atol=2e-9)
+    assert main(["bands", str(SI), "--kpath", "GX", "--points", "3", "--levels", "12", "-o", str(tmp_path / "b")]) == 0
+
+
 def test_bands_over_each_other(predicted, tmp_path, capsys):
     compared = ["--compare", str(predicted), "--compare", f"{SI}:H0"]
     assert main(["bands", str(SI), *compared, "-o", str(tmp_path / "b"), "--kpath", "GX", *FEW_K]) == 0
@@ -224,7 +234,8 @@ def test_info_says_what_a_file_is(model, capsys):
     ("arguments", "sentence"),
     [
         (["bands", "nowhere"], "nowhere: cannot be read"),
-        (["bands", str(SI), "--kpath", "G"], "spec: expected auto"),
+        (["bands", str(SI), "--kpath", "X"], "spec: expected auto"),
+        (["bands", str(SI), "--levels", "8", "--mesh", "2", "2", "2"], "levels: takes the Fermi level of Γ"),
         (["bands", f"{SI}:H7"], "there is no matrix H7, only H0, H, S"),
         (
             ["bands", str(SI), "--label", "a", "--label", "b"],

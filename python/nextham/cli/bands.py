@@ -2,6 +2,9 @@
 
 Solves H(k) C = S(k) C E on the path. Each Hamiltonian is moved by its own Fermi level, which comes from the number of
 valence electrons (of the pseudopotentials) and a mesh of k-points.
+
+All levels of a large cell are too many (512 silicon atoms have 13,312): --levels N computes the N nearest to the Fermi
+level at each k-point, and takes for that the level up to which the electrons fill the levels of Γ.
 """
 
 from __future__ import annotations
@@ -13,13 +16,17 @@ from typing import TYPE_CHECKING
 from nextham.cli.sources import MATRIX_HELP, add_source_arguments
 
 if TYPE_CHECKING:
+    from nextham.bands import BandStructure
+    from nextham.blocks import Blocks
     from nextham.cli.sources import Source
+    from nextham.kpath import BandPath
 
 SUMMARY = "band structure on a high-symmetry path: CSV and picture, several Hamiltonians over each other"
 EXAMPLES = """\
   nextham bands Si-1
   nextham bands predicted --compare Si-1 --compare Si-1:H0 --kpath GXWKGL -o bands
   nextham bands Si-1 --kpath "G=0,0,0 X=0.5,0,0.5 | K=0.375,0.375,0.75 G=0,0,0" --points 300 --window -6 6
+  nextham bands supercell --kpath G --levels 60
   nextham bands hrs1_nao.csr --overlap srs1_nao.csr --structure STRU --electrons 8"""
 
 
@@ -44,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, metavar="X", help="drop eigenvalues of S(k) up to X (canonical orthogonalisation)"
     )
     parser.add_argument(
+        "--levels", type=int, metavar="N", help="only the N levels nearest to E_F at each k-point: for large cells"
+    )
+    parser.add_argument(
         "-o", "--output", default="bands", metavar="NAME", help="writes NAME.png and NAME….csv (default bands)"
     )
     add_source_arguments(parser)
@@ -53,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `nextham bands`."""
     from nextham.bands import band_structure
     from nextham.bands_plot import plot_bands
-    from nextham.cli.kspace import count_electrons, label_of
+    from nextham.cli.kspace import count_electrons, describe_fermi, label_of
     from nextham.cli.progress import bar
     from nextham.cli.sources import open_matrix, open_overlap
     from nextham.fermi import fermi_level_of
@@ -62,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     specs = [args.matrix, *args.compare]
     if len(args.label) > len(specs):
         raise ValueError(f"label: expected at most one for each of {len(specs)} matrices, got {len(args.label)}")
+    if args.levels is not None and (args.mesh or args.threshold is not None):
+        raise ValueError("levels: takes the Fermi level of Γ and all of S(k), so neither --mesh nor --threshold")
     if not args.window[0] < args.window[1]:
         raise ValueError(f"window: expected two ascending energies, got {args.window[0]:g} and {args.window[1]:g}")
     opened = [open_matrix(spec, args) for spec in specs]
@@ -77,16 +89,17 @@ def run(args: argparse.Namespace) -> int:
         if overlap is None:
             raise ValueError(f"overlap: {source.path} has no S beside it: give --overlap")
         hamiltonian = source.read(name)
-        if args.fermi is None:
+        energy = args.fermi
+        if args.levels is not None:
+            results.append(_near(hamiltonian, overlap, path, args, electrons, label))
+            continue
+        if energy is None:
             with bar(f"Fermi level of {label}") as progress:
                 level = fermi_level_of(
                     hamiltonian, overlap, electrons, args.mesh, progress=progress, threshold=args.threshold
                 )
-            gap = "metal" if level.is_metal else f"gap {level.gap:.3f} eV on the mesh"
-            print(f"{label}: E_F = {level.energy:.4f} eV ({electrons:g} electrons, {gap})")
+            print(describe_fermi(label, level, "on the mesh"))
             energy = level.energy
-        else:
-            energy = args.fermi
         with bar(f"bands of {label}") as progress:
             results.append(band_structure(hamiltonian, overlap, path, energy, progress, args.threshold))
     base = Path(args.output)
@@ -99,6 +112,34 @@ def run(args: argparse.Namespace) -> int:
     plot_bands(results, labels, picture, _styles(opened), tuple(args.window), first.structure.formula())
     print(f"{path.lattice}, {' '.join(label for _, label in path.ticks())}, {len(path.kpoints)} k-points: {picture}")
     return 0
+
+
+def _near(
+    hamiltonian: Blocks,
+    overlap: Blocks,
+    path: BandPath,
+    args: argparse.Namespace,
+    electrons: float | None,
+    label: str,
+) -> BandStructure:
+    """The levels near the Fermi level alone."""
+    import numpy as np
+
+    from nextham.bands import BandStructure, band_structure_near
+    from nextham.cli.kspace import describe_fermi
+    from nextham.cli.progress import bar
+    from nextham.levels import levels_around_fermi
+
+    energy = args.fermi
+    if energy is None:
+        with bar(f"Fermi level of {label}"):
+            found, level = levels_around_fermi(hamiltonian, overlap, np.zeros(3), electrons, args.levels)
+        print(describe_fermi(label, level, "at Γ"))
+        energy = level.energy
+        if not path.kpoints.any():  # Γ alone
+            return BandStructure(path, found.values[None], energy, found.first)
+    with bar(f"bands of {label}") as progress:
+        return band_structure_near(hamiltonian, overlap, path, energy, args.levels, progress)
 
 
 def _styles(opened: list[tuple[Source, str]]) -> list[str]:

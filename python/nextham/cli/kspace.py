@@ -12,8 +12,9 @@ from nextham.cli.sources import MATRIX_HELP, add_source_arguments, open_matrix, 
 if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.cli.sources import Source
+    from nextham.fermi import FermiLevel
 
-__all__ = ["add_kspace_arguments", "count_electrons", "fermi_energy", "label_of", "read_pair"]
+__all__ = ["add_kspace_arguments", "count_electrons", "describe_fermi", "fermi_energy", "label_of", "read_pair"]
 
 
 def add_kspace_arguments(parser: argparse.ArgumentParser, mesh_spacing: float) -> None:
@@ -61,9 +62,14 @@ def fermi_energy(source: Source, label: str, h: Blocks, s: Blocks, args: argpars
     electrons = count_electrons(source, args.electrons, args.pseudo)
     with bar(f"Fermi level of {label}") as progress:
         level = fermi_level_of(h, s, electrons, progress=progress, threshold=args.threshold)
-    gap = "metal" if level.is_metal else f"gap {level.gap:.3f} eV on the mesh"
-    print(f"{label}: E_F = {level.energy:.4f} eV ({electrons:g} electrons, {gap})")
+    print(describe_fermi(label, level, "on the mesh"))
     return level.energy
+
+
+def describe_fermi(label: str, level: FermiLevel, where: str) -> str:
+    """Returns the sentence about a Fermi level."""
+    gap = "metal" if level.is_metal else f"gap {level.gap:.3f} eV {where}"
+    return f"{label}: E_F = {level.energy:.4f} eV ({level.n_electrons:g} electrons, {gap})"
 
 
 def count_electrons(source: Source, electrons: float | None, pseudo: str | None) -> float:
