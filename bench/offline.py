@@ -198,8 +198,10 @@ def check_launch(grid: tuple[int, ...], args: Sequence[object]) -> None:
     assert all(size < limit for size, limit in zip(grid, (2**31, 65536, 65536), strict=False)), f"grid: {grid}"
     # Triton's launcher multiplies in 32 bits, and does nothing where it gets no positive number.
     assert math.prod(grid) < 2**31, f"grid: {grid}"
-    for i, x in enumerate(args):
-        assert not isinstance(x, torch.Tensor) or x.is_contiguous(), f"argument {i}: strides {x.stride()}"
+    tensors = [(i, x) for i, x in enumerate(args) if isinstance(x, torch.Tensor)]
+    for i, x in tensors:
+        assert x.is_contiguous(), f"argument {i}: strides {x.stride()}"
+        assert x.device == tensors[0][1].device, f"argument {i}: on {x.device}, not {tensors[0][1].device}"
 
 
 def with_rows(args: Sequence[object], n: int) -> list[object]:

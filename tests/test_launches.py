@@ -38,6 +38,11 @@ def test_a_tensor_with_gaps_is_refused():
         check_launch((1,), (x, x[:, :3]))
 
 
+def test_a_tensor_elsewhere_is_refused():
+    with harness.raises(AssertionError, "argument 2: on meta, not cpu"):
+        check_launch((1,), (torch.zeros(2), 5, torch.zeros(2, device="meta")))
+
+
 def test_rows_are_those_of_features_and_indices():
     x, index, weight = torch.zeros(40, 3), torch.zeros(40, dtype=torch.int64), torch.zeros(40)
     assert [len(t) for t in with_rows((x, index, weight, torch.zeros(7)), 5)] == [5, 5, 40, 7]
