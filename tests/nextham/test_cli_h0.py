@@ -181,6 +181,26 @@ def test_structures_that_cannot_be(basis, tmp_path, change, sentence, capsys):
     assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_an_output_that_cannot_be_written(basis, poscar, model, tmp_path, capsys):
+    """Said before anything is computed: by the commands that compute long."""
+    (tmp_path / "taken").write_text("")
+    for output in ("taken", "taken/inside"):
+        for command in (["h0", "--basis", str(basis)], ["predict", "--basis", str(basis), "--model", str(model)]):
+            assert main([command[0], str(poscar), *command[1:], "-o", str(tmp_path / output)]) == 1
+            said = f"nextham: {tmp_path}/{output}: cannot be written: {tmp_path}/taken is a file, not a folder\n"
+            assert capsys.readouterr().err == said
+    assert main(["h0", str(poscar), "--basis", str(basis), "-o", str(tmp_path / "taken" / "a.h5")]) == 1
+    assert "taken is a file, not a folder" in capsys.readouterr().err
+    assert main(["bands", str(sample("Si-1")), "-o", str(tmp_path / "taken" / "bands")]) == 1
+    assert "taken is a file, not a folder" in capsys.readouterr().err
+
+
+def test_a_file_of_unknown_format(basis, tmp_path, capsys):
+    (tmp_path / "letter.dat").write_text("Dear reader,\n")
+    assert main(["h0", str(tmp_path / "letter.dat"), "--basis", str(basis), "-o", str(tmp_path / "out")]) == 1
+    assert "expected a STRU, or what name or content tell: POSCAR" in capsys.readouterr().err
+
+
 def test_an_atom_outside_an_open_box(basis, tmp_path, capsys):
     """ABACUS's files cannot say it."""
     head = '1\nLattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3 pbc="{}"\nH -0.3 1 1\n'

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from nextham.bands_plot import plot_bands
     from nextham.cli.kspace import count_electrons, describe_fermi, label_of
     from nextham.cli.progress import bar
+    from nextham.cli.run_folder import check_output
     from nextham.cli.sources import open_matrix, open_overlap
     from nextham.fermi import fermi_level_of
     from nextham.kpath import band_path
@@ -76,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("levels: takes the Fermi level of Γ and all of S(k), so neither --mesh nor --threshold")
     if not args.window[0] < args.window[1]:
         raise ValueError(f"window: expected two ascending energies, got {args.window[0]:g} and {args.window[1]:g}")
+    base = Path(args.output)
+    check_output(base.parent)
     opened = [open_matrix(spec, args) for spec in specs]
     first = opened[0][0]
     path = band_path(first.structure, args.kpath, args.points)
@@ -102,7 +105,6 @@ def run(args: argparse.Namespace) -> int:
             energy = level.energy
         with bar(f"bands of {label}") as progress:
             results.append(band_structure(hamiltonian, overlap, path, energy, progress, args.threshold))
-    base = Path(args.output)
     base.parent.mkdir(parents=True, exist_ok=True)
     for number, bands in enumerate(results):
         file = base.with_name(base.name + (f"-{number + 1}" if len(results) > 1 else "") + ".csv")

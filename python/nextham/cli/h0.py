@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import write_run, write_summary
+    from nextham.cli.run_folder import check_output, write_run, write_summary
     from nextham.device import checked_device
     from nextham.h0 import AtomicFiles, build_h0, position_matrix
     from nextham.io.structure_file import is_stru, read_structure
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     device, dtype = checked_device(args.device), torch.float32 if args.single else torch.float64
     if args.output.lower().endswith(".h5"):
         return _into_file(args, device, dtype)
+    check_output(Path(args.output))
     stages = Stages()
     with stages("reading the files"):
         structure = read_structure(args.structure)
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> int:
     """Writes an `.h5` group after group of atoms."""
     from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import print_summary
+    from nextham.cli.run_folder import check_output, print_summary
     from nextham.h0 import AtomicFiles, stream_h0
     from nextham.io.hdf5 import read_contents_h5
     from nextham.io.structure_file import read_structure
@@ -111,6 +112,7 @@ def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtyp
     if args.position:
         raise ValueError("position: it is written into a folder, not into an .h5 file")
     stages, output = Stages(), Path(args.output)
+    check_output(output.parent)
     with stages("reading the files"):
         structure = read_structure(args.structure)
         files = AtomicFiles.read(args.basis, structure.numbers)

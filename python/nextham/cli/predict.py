@@ -63,12 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham predict`."""
     from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import write_run, write_summary
+    from nextham.cli.run_folder import check_output, write_run, write_summary
     from nextham.device import checked_device
     from nextham.model import load_any, predict_delta
 
     if (args.h0 is None) != (args.overlap is None) or (args.h0 is None) == (args.basis is None):
         raise ValueError("h0, overlap, basis: give either --h0 and --overlap, or --basis")
+    check_output(Path(args.output))
     device = checked_device(args.device)
     stages = Stages()
     structure, h0, overlap, stru = _computed(args, device, stages) if args.basis else _read(args, stages)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.io.errors import FileError
+
 if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.structure import Structure
 
-__all__ = ["print_summary", "write_run", "write_summary"]
+__all__ = ["check_output", "print_summary", "write_run", "write_summary"]
+
+
+def check_output(path: Path) -> None:
+    """Raises FileError where a folder (or file) cannot be made, before anything long is computed for it."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise FileError(path, f"cannot be written: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK):
+        raise FileError(path, f"cannot be written: no permission to write into {there}")
 
 
 def write_run(

@@ -70,7 +70,8 @@ def _read_with_ase(path: str | os.PathLike[str], format: str | None) -> Atoms:
         frames = ase.io.read(os.fspath(path), index=":", format=format, do_not_split_by_at_sign=True)
     except (*refusals, *accidents, *others) as error:
         said = " ".join(str(error).split()) or "no reason given"
-        raise FileError(path, f"ASE cannot read it ({type(error).__name__}: {said})") from error
+        known = "" if format else "; expected a STRU, or what name or content tell: POSCAR, .vasp, .cif, .xyz …"
+        raise FileError(path, f"ASE cannot read it ({type(error).__name__}: {said}){known}") from error
     if len(frames) != 1:
         raise FileError(path, f"expected one structure, got {len(frames)}")
     return frames[0]
