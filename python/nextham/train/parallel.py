@@ -15,14 +15,25 @@ class Processes:
 
     Args:
         device: `cpu` exchanges with gloo, `cuda` with NCCL, each process of a machine on a GPU of its own.
+
+    Raises:
+        ValueError: several processes on one GPU, or more of them than the machine has GPUs.
     """
 
     def __init__(self, device: str) -> None:
         self.count, self.rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-        if self.count > 1 and not distributed.is_initialized():
-            if device == "cuda":
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        if self.count == 1 or distributed.is_initialized():
+            return
+        if torch.device(device).type == "cpu":
+            distributed.init_process_group("gloo")
+            return
+        if device != "cuda":
+            raise ValueError(f"run.device: expected cuda, each of the {self.count} processes takes its GPU, got {device}")
+        mine, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if mine >= there:
+            raise ValueError(f"run.device: process {mine} of this machine finds no GPU of its own, there are {there}")
+        torch.cuda.set_device(mine)  # what `cuda` means from here on
+        distributed.init_process_group("nccl", device_id=torch.device("cuda", mine))
 
     @property
     def first(self) -> bool:
