@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Sample:
 
 
 def material(structure: Structure) -> str:
-    """Returns the reduced formula with elements in alphabetical order, such as `OTi` ... `Bi2Se3`.
+    """Returns the reduced formula with elements in alphabetical order, such as `O2Ti` or `Bi2Se3`.
 
     Example:
         >>> import numpy as np
@@ -256,6 +257,8 @@ class Dataset:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        if not self.path.is_file():
+            raise FileError(self.path, "there is no such dataset: `nextham dataset build RUNS -o FILE` makes one")
         with open_h5(self.path, FORMAT, VERSION) as file:
             self.samples = {name: _facts(name, file["samples"][name]) for name in file["samples"]}
             self.refused = _refused_of(file)
@@ -326,6 +329,13 @@ def _facts(name: str, group: h5py.Group) -> Sample:
     )
 
 
+def _alphabetical(formula: str) -> str:
+    """A formula as `material` writes it: `GaAs` becomes `AsGa`; any other word stays."""
+    if not re.fullmatch(r"([A-Z][a-z]?\d*)+", formula):
+        return formula
+    return "".join(sorted(re.findall(r"[A-Z][a-z]?\d*", formula)))
+
+
 def split(
     samples: Iterable[Sample],
     validation: float = 0.1,
@@ -346,29 +356,31 @@ def split(
         test: share of test.
         by: `name`, or `material`, which keeps all samples of one material in one part.
         seed: another seed is another split.
-        validation_only: names or materials that belong to validation whatever their hash.
+        validation_only: names or materials, such as `GaAs`, that belong to validation whatever their hash.
         test_only: likewise to test.
 
     Raises:
         ValueError: shares outside 0...1, another `by`, or a name or material that no sample has.
     """
     if min(validation, test) < 0 or validation + test > 1:
-        raise ValueError(f"validation, test: expected shares of 0 to 1 in all, got {validation} and {test}")
+        raise ValueError(f"split: expected validation and test of 0 to 1 in all, got {validation} and {test}")
     if by not in ("name", "material"):
-        raise ValueError(f"by: expected 'name' or 'material', got {by!r}")
+        raise ValueError(f"split.by: expected 'name' or 'material', got {by!r}")
     samples = list(samples)
     known = {s.name for s in samples} | {s.material for s in samples}
     for name in (*validation_only, *test_only):
-        if name not in known:
-            raise ValueError(f"split: no sample is called {name!r} or of that material")
+        if not {name, _alphabetical(name)} & known:
+            materials = ", ".join(sorted({s.material for s in samples}))
+            raise ValueError(f"split: no sample is called {name!r} or of that material; the materials are {materials}")
+    in_validation, in_test = ({*only, *map(_alphabetical, only)} for only in (validation_only, test_only))
     parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for sample in sorted(samples, key=lambda s: s.name):
         ids = {sample.name, sample.material}
         digest = hashlib.sha256(f"{seed}:{getattr(sample, by)}".encode()).digest()
         place = int.from_bytes(digest[:8], "big") / 2**64
-        if ids & set(test_only):
+        if ids & in_test:
             part = "test"
-        elif ids & set(validation_only):
+        elif ids & in_validation:
             part = "validation"
         else:
             part = "test" if place < test else "validation" if place < test + validation else "train"

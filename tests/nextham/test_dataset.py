@@ -222,11 +222,13 @@ def test_split_is_stable(built):
     assert where["s8"] == "test" and {where[f"s{i}"] for i in range(3, 400, 17)} == {"test"}
     for m in set(range(17)) - {8}:
         assert len({where[f"s{i}"] for i in range(m, 400, 17)}) == 1
-    with pytest.raises(ValueError, match="no sample is called 'Xy'"):
+    either = [replace(facts, name=m, material=m) for m in ("AsGa", "O2Ti", "Bi2Se3")]
+    assert split(either, 0, 0, test_only=["GaAs", "Bi2Se3"], validation_only=["TiO2"])["validation"] == ["O2Ti"]
+    with pytest.raises(ValueError, match="no sample is called 'Xy' or of that material; the materials are m0, m1, m10"):
         split(many, test_only=["Xy"])
-    with pytest.raises(ValueError, match=r"^validation, test: expected shares"):
+    with pytest.raises(ValueError, match=r"^split: expected validation and test of 0 to 1"):
         split(many, 0.7, 0.7)
-    with pytest.raises(ValueError, match=r"^by: expected"):
+    with pytest.raises(ValueError, match=r"^split.by: expected"):
         split(many, by="colour")
 
 

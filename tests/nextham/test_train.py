@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import scipy.linalg
@@ -321,8 +323,16 @@ def test_resumed_run_is_the_same(whole, data, tmp_path):
     Trainer(replace(settings, run=replace(settings.run, stop_after_steps=0)), resume=True).run(say=str)
     same_state(tmp_path / "part" / "checkpoint.pth", whole[0].checkpoint)
     assert without_speed(tmp_path / "part" / "history.jsonl") == without_speed(whole[0].folder / "history.jsonl")
-    with pytest.raises(ValueError, match=r"^optimizer\.\w+: a resumed run keeps its settings, \S+ became \S+$"):
+    with pytest.raises(
+        ValueError, match=r"^optimizer\.\w+: a resumed run keeps its settings, \S+ became \S+; to go on"
+    ):
         Trainer(settings_of(data, tmp_path / "part"), resume=True)
+    fewer = tmp_path / "fewer.h5"
+    shutil.copy(data, fewer)
+    with h5py.File(fewer, "a") as file:
+        del file["samples/s1"]
+    with pytest.raises(ValueError, match=r"^data: a resumed run keeps its samples, .*fewer.h5 has others"):
+        Trainer(replace(settings, data=str(fewer)), resume=True)
 
 
 def command(*words):
@@ -390,10 +400,10 @@ def test_processes_exchange_where_they_compute(monkeypatch):
     assert not Processes("cpu").first and asked == [("gloo",)]
     asked.clear()
     assert Processes("cuda").rank == 3 and asked == [1, ("nccl", torch.device("cuda", 1))]
-    with pytest.raises(ValueError, match=r"^run.device: expected cuda, each of the 4 processes takes its GPU, got cuda:0"):
+    with pytest.raises(ValueError, match=r"^run.device: expected cuda, each of 4 processes takes a GPU, got cuda:0"):
         Processes("cuda:0")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match=r"^run.device: process 2 of this machine finds no GPU of its own, there are 2"):
+    with pytest.raises(ValueError, match=r"^run.device: process 2 of this machine finds no GPU of its own"):
         Processes("cuda")
 
 
@@ -454,6 +464,8 @@ def test_fine_tuning(whole, data, tmp_path):
     other = {"model": {"hidden": "5x0e+2x1o"}, "start_from": start}
     with pytest.raises(ValueError, match=r"^start_from: the weights in .* do not fit"):
         Trainer(settings_from_dict({"data": str(data), "output": str(tmp_path / "b"), **other}))
+    with pytest.raises(ValueError, match=r"^model: unknown setting 'hiden'; known are hidden, "):
+        Trainer(settings_of(data, tmp_path / "b", model={"hiden": "5x0e"}))
 
 
 def test_fine_tuning_from_the_published_files(data, tmp_path):

@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{settings.data}: {n['train']} samples for training, {n['validation']} for validation, {n['test']} for "
             f"test\n{len(trainer.ensemble.networks)} networks, {parameters:,} parameters"
-            + (f"\nresumed after step {trainer.step}" if args.resume else ""),
+            + ("" if n["validation"] else "\nno sample for validation: the errors shown are those of training")
+            + (f"\nresumed after step {trainer.step}" if args.resume else "")
+            + (", behind the last epoch: nothing is left to do" if trainer.epoch == settings.optimizer.epochs else ""),
             flush=True,
         )
     try:
@@ -68,9 +70,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"stopped after step {trainer.step} (run.stop_after_steps); go on with --resume")
             return 0
         plot_history([(Path(settings.output).name, trainer.folder / "history.jsonl")], trainer.folder / "history.png")
-        print(
-            f"best gauge MAE of validation: {best:.4f} meV; models in {trainer.folder}/best and {trainer.folder}/last"
-        )
+        part = "validation" if trainer.parts["validation"] else "training"
+        print(f"best gauge MAE of {part}: {best:.4f} meV; models in {trainer.folder}/best and {trainer.folder}/last")
     return 0
 
 

@@ -28,7 +28,7 @@ class Processes:
             distributed.init_process_group("gloo")
             return
         if device != "cuda":
-            raise ValueError(f"run.device: expected cuda, each of the {self.count} processes takes its GPU, got {device}")
+            raise ValueError(f"run.device: expected cuda, each of {self.count} processes takes a GPU, got {device}")
         mine, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if mine >= there:
             raise ValueError(f"run.device: process {mine} of this machine finds no GPU of its own, there are {there}")

@@ -52,7 +52,10 @@ def make_ensemble(settings: TrainSettings) -> Ensemble:
     dtype = torch.float64 if settings.run.precision == "double" else torch.float32
     start = None if settings.start_from is None else load_any(settings.start_from)
     base = NextHAMConfig() if start is None else start.config
-    config = NextHAMConfig.from_dict({**base.to_dict(), **settings.model})
+    try:
+        config = NextHAMConfig.from_dict({**base.to_dict(), **settings.model})
+    except ValueError as error:
+        raise ValueError(f"model: {str(error).removeprefix('config: ')}") from error
     ensemble = Ensemble(config).to(settings.run.device, dtype)
     if start is None:
         with torch.no_grad():
@@ -104,6 +107,10 @@ class Trainer:
         )
         if not self.parts["train"]:
             raise ValueError("split: no sample is left to train on")
+        if content is not None and content.get("samples", self.parts) != self.parts:
+            raise ValueError(
+                f"data: a resumed run keeps its samples, {settings.data} has others (or they changed their parts)"
+            )
         self.ensemble = make_ensemble(settings)
         self.readout = Readout(self.ensemble)
         cache = settings.run.cache_mb * 10**6
@@ -312,6 +319,7 @@ class Trainer:
         return {
             "settings": to_dict(self.settings),
             "config": self.ensemble.config.to_dict(),
+            "samples": self.parts,
             "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
@@ -382,7 +390,8 @@ def _same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
         free = name.split(".")[0] in _FREE and name not in ("run.seed", "run.precision")
         if not free and before.get(name) != after.get(name):
             raise ValueError(
-                f"{name}: a resumed run keeps its settings, {before.get(name)!r} became {after.get(name)!r}"
+                f"{name}: a resumed run keeps its settings, {before.get(name)!r} became {after.get(name)!r}; to go on "
+                "with others, start a run in another folder from its weights (start_from: FOLDER/last)"
             )
 
 
