@@ -265,6 +265,16 @@ def test_windows_and_stored_bands_are_checked(data, store):
         SampleStore(Dataset(data), ensemble, KPointSettings(source="stored"), 10**9)["s0"]
 
 
+def test_damaged_numbers_are_named_by_their_sample(data, store, tmp_path):
+    damaged = tmp_path / "damaged.h5"
+    shutil.copy(data, damaged)
+    with h5py.File(damaged, "a") as file:
+        next(iter(file["samples/s1/matrices/H0/half"].values()))[3] = math.nan
+    _, ensemble = store
+    with pytest.raises(ValueError, match=r"^sample s1: hamiltonian: contains numbers that are not finite"):
+        SampleStore(Dataset(damaged), ensemble, KPointSettings(), 10**9)["s1"]
+
+
 # --- runs
 
 

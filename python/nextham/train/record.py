@@ -77,6 +77,7 @@ def plot_history(histories: Sequence[tuple[str, Path]], picture: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter, MaxNLocator
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -100,5 +101,8 @@ def plot_history(histories: Sequence[tuple[str, Path]], picture: Path) -> None:
     right.set(xlabel="epoch", ylabel="gauge MAE of validation / meV", yscale="log")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for kind in ("major", "minor"):
+            getattr(axes.yaxis, f"set_{kind}_formatter")(LogFormatter(minor_thresholds=(1.5, 0.4)))
         axes.legend(frameon=False)
     figure.savefig(picture, dpi=130)

@@ -105,7 +105,10 @@ class PreparedSample:
             low = np.arange(vectors.shape[2]) < np.full((len(which), 1), self.n_low)
             return self.target.with_bands(kpoints, vectors, low)
         kpoints = np.array([_draw(settings.mesh, rng) for _ in range(settings.per_step)])
-        epsilon, vectors = self.solver.at(kpoints)
+        try:
+            epsilon, vectors = self.solver.at(kpoints)
+        except ValueError as error:
+            raise ValueError(f"sample {self.name}: {error}") from error
         low = np.arange(epsilon.shape[1]) < np.full((len(kpoints), 1), self.n_low)
         if settings.window is not None:
             low = (epsilon - self.efermi >= settings.window[0]) & (epsilon - self.efermi <= settings.window[1])
@@ -165,7 +168,10 @@ class SampleStore:
             raise ValueError(f"kpoints.source: sample {name} came without eigenvectors, use 'fresh'")
         if stored is not None and self.kpoints.window is not None:
             raise ValueError("kpoints.window: stored eigenvectors have no energies, use source 'fresh'")
-        solver = BandSolver(h, s) if wants_bands and stored is None else None
+        try:
+            solver = BandSolver(h, s) if wants_bands and stored is None else None
+        except ValueError as error:
+            raise ValueError(f"sample {name}: {error}") from error
         graph = _union(h.graph, h0.graph)
         graph = graph.select(graph.distance() < CUTOFF)
         distance = graph.distance()

@@ -12,7 +12,7 @@ import torch
 from nextham.io.errors import FileError
 from nextham.model import Ensemble, save
 
-__all__ = ["FORMAT", "read_checkpoint", "save_model", "write_checkpoint"]
+__all__ = ["FORMAT", "read_checkpoint", "same_run", "save_model", "write_checkpoint"]
 
 FORMAT = "nextham training 1"
 
@@ -63,3 +63,31 @@ def save_model(ensemble: Ensemble, folder: Path) -> None:
     for file in sorted(part.iterdir()):
         os.replace(file, folder / file.name)
     part.rmdir()
+
+
+# What a resumed run may change.
+_FREE = ("output", "data", "start_from", "run")
+
+
+def same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to resume with settings under which the steps would be others.
+
+    Raises:
+        ValueError: the first such setting.
+    """
+    before, after = _flat(saved), _flat(now)
+    for name in {**before, **after}:
+        free = name.split(".")[0] in _FREE and name not in ("run.seed", "run.precision")
+        if not free and before.get(name) != after.get(name):
+            raise ValueError(
+                f"{name}: a resumed run keeps its settings, {before.get(name)!r} became {after.get(name)!r}; to go on "
+                "with others, start a run in another folder from its weights (start_from: FOLDER/last)"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their full names, such as `optimizer.lr`."""
+    found = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found

@@ -21,7 +21,7 @@ from nextham.train.parallel import Processes
 from nextham.train.record import History
 from nextham.train.samples import SampleStore, packed_batches
 from nextham.train.settings import KPointSettings, OptimizerSettings, TrainSettings, settings_to_yaml, to_dict
-from nextham.train.state import read_checkpoint, save_model, write_checkpoint
+from nextham.train.state import read_checkpoint, same_run, save_model, write_checkpoint
 from nextham.train.step import Readout, batch_losses, errors_of, predict_batch
 
 __all__ = ["Trainer", "TrainingError", "learning_rate"]
@@ -98,7 +98,7 @@ class Trainer:
         checked_device(settings.run.device)
         content = read_checkpoint(self.checkpoint) if resume else None
         if content is not None:
-            _same_run(content["settings"], to_dict(settings))
+            same_run(content["settings"], to_dict(settings))
         self.processes = Processes(settings.run.device)
         self.dataset = Dataset(settings.data)
         s = settings.split
@@ -377,30 +377,6 @@ def replace_squares(settings: Any, squares: bool) -> Any:
     import dataclasses
 
     return settings if settings.squares == squares else dataclasses.replace(settings, squares=squares)
-
-
-# What a resumed run may change.
-_FREE = ("output", "data", "start_from", "run")
-
-
-def _same_run(saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuses to resume with settings under which the steps would be others."""
-    before, after = _flat(saved), _flat(now)
-    for name in {**before, **after}:
-        free = name.split(".")[0] in _FREE and name not in ("run.seed", "run.precision")
-        if not free and before.get(name) != after.get(name):
-            raise ValueError(
-                f"{name}: a resumed run keeps its settings, {before.get(name)!r} became {after.get(name)!r}; to go on "
-                "with others, start a run in another folder from its weights (start_from: FOLDER/last)"
-            )
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their full names, such as `optimizer.lr`."""
-    found = {}
-    for name, value in settings.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def store_of(dataset: Dataset, ensemble: Ensemble, cache_mb: int = 4000) -> SampleStore:
