@@ -362,6 +362,16 @@ def _flags(onsite: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return onsite.long() if x.dtype == torch.float64 else onsite.view(torch.uint8)
 
 
+def _registers(x: torch.Tensor, align: int, pulled_at_once: bool) -> int:
+    """With 255 it aims at more programs and spills; unaligned columns and doubles need more than 128.
+
+    So does the gradient of heads over all rows at once for compute capability 10.0; the network has on-site rows apart.
+    """
+    if matrix_precision(x) != "ieee" or x.dtype == torch.float64 or align < 4:
+        return 255
+    return 160 if pulled_at_once else 128
+
+
 def _run(
     x: torch.Tensor,
     given: torch.Tensor,
@@ -414,8 +424,7 @@ def _run(
             CHUNK=CHUNK,
             PRECISION=precision,
             num_warps=4 if precision != "ieee" else 8,  # exact products hold both operands of a step in registers
-            # With 255 it aims at more programs and spills; unaligned columns and doubles need more than 128.
-            maxnreg=128 if precision == "ieee" and x.dtype == torch.float32 and units.align == 4 else 255,
+            maxnreg=_registers(x, units.align, parts is not None and number == ALL),
             num_stages=1,
         )
     return y
