@@ -76,7 +76,7 @@ class Problem:
     def bands(self) -> Tensors:
         """Levels at the mesh."""
         if self.structure.n_atoms >= MANY:
-            electrons = float(sum(self.files.pseudopotentials[int(z)].z_valence for z in self.structure.numbers))
+            electrons = float(sum(self.files.pseudopotentials[int(z)].valence for z in self.structure.numbers))
             found, _ = levels_around_fermi(*self.matrices, np.zeros(3), electrons, LEVELS)
             return {"levels": torch.from_numpy(found.values)}
         n = MESH.get(self.structure.n_atoms, 1)
