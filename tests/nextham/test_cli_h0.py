@@ -134,6 +134,32 @@ def test_predict_computes_what_it_would_read(computed, basis, poscar, model, tmp
     assert set(summary["seconds"]) == stages
 
 
+def test_predict_into_a_file(basis, poscar, model, tmp_path, capsys):
+    """From the structure, or from the file of H of step zero: what is predicted in memory."""
+    arguments = ["predict", str(poscar), "--model", str(model), "--precision", "double", "-o"]
+    assert main([*arguments, str(tmp_path / "folder"), "--basis", str(basis)]) == 0
+    assert main(["h0", str(poscar), "--basis", str(basis), "-o", str(tmp_path / "h0.h5")]) == 0
+    budget = ["--memory-budget", "100MB"]
+    assert main([*arguments, str(tmp_path / "a.h5"), "--basis", str(basis), *budget]) == 0
+    assert main([*arguments, str(tmp_path / "b.h5"), "--h0", str(tmp_path / "h0.h5"), *budget]) == 0
+    expected = open_source(tmp_path / "folder").read("H")
+    for name in ("a.h5", "b.h5"):
+        found = open_source(tmp_path / name).read("H")
+        np.testing.assert_allclose(found.on(expected.graph).data, expected.data, rtol=0, atol=1e-9)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a.h5", "b.h5", "folder", "h0.h5"]
+    (tmp_path / "POSCAR").write_text(POSCAR.replace("0.45", "0.46"))
+    for more, sentence in (
+        (["--raw", "--basis", str(basis)], "raw: into an .h5 goes the Hermitian part alone"),
+        ([], "give either --h0 FILE.h5, which has S too, or --basis"),
+        (["--h0", str(tmp_path / "a.h5" / "x")], "cannot be read"),
+    ):
+        assert main([*arguments, str(tmp_path / "c.h5"), *more]) == 1
+        assert sentence in capsys.readouterr().err
+    arguments[1] = str(tmp_path / "POSCAR")
+    assert main([*arguments, str(tmp_path / "c.h5"), "--h0", str(tmp_path / "h0.h5")]) == 1
+    assert "is not the structure of" in capsys.readouterr().err
+
+
 def test_h0_or_basis(basis, poscar, model, capsys):
     for more in ([], ["--h0", "a"], ["--basis", str(basis), "--h0", "a", "--overlap", "b"]):
         assert main(["predict", str(poscar), "--model", str(model), "-o", "x", *more]) == 1

@@ -6,6 +6,10 @@ H of step zero and S are read (--h0 and --overlap), or computed from the orbital
 The output folder gets hrs1_nao.csr and srs1_nao.csr (ABACUS text, the HR_route and SR_route of PyATB), STRU,
 hamiltonian.h5 (H, H0 and S in our format) and summary.json. The networks do not make the two blocks of a pair, H(R) and
 H(-R), adjoint to each other; the Hermitian part of what they predict is written, unless --raw is given.
+
+Where the name of the output ends in .h5, H, H0 and S go into that file alone, and --memory-budget bounds all memory but
+some 10 kB per atom: for systems whose matrices do not fit it. H0 and S are computed (--basis), or read from the file of
+`nextham h0 -o FILE.h5` (--h0 FILE.h5). Intermediate results lie in the folder of the output.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ EXAMPLES = """\
   nextham predict STRU --h0 hrs0_nao.csr --overlap srs1_nao.csr --model models/v1 -o predicted
   nextham predict Si-1/STRU --h0 Si-1/hrs0_nao.csr.xz --overlap Si-1/srs1_nao.csr.xz --model models/v1 -o predicted
   nextham predict STRU --h0 hrs0_nao.csr --overlap srs1_nao.csr --model models/v1 --memory-budget 4GB -o predicted
+  nextham predict STRU --h0 large.h5 --model models/v1 --memory-budget 4GB -o predicted.h5
   nextham bands predicted --compare Si-1"""
 
 
@@ -43,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="DIR", help="model folder: ours, or the published checkpoints"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder, or .h5 file, to write")
     parser.add_argument("--orbitals", metavar="DIR", help="folder of the .orb files that the STRU names")
     parser.add_argument(
         "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
@@ -56,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory-budget",
         type=memory_size,
         metavar="SIZE",
-        help="memory that each stage may take beside the model and the matrices, such as 4GB",
+        help="memory that each stage may take beside the model and, where no .h5 is written, the matrices, such as 4GB",
     )
 
 
@@ -67,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from nextham.device import checked_device
     from nextham.model import load_any, predict_delta
 
+    if args.output.lower().endswith(".h5"):
+        return _into_file(args)
     if (args.h0 is None) != (args.overlap is None) or (args.h0 is None) == (args.basis is None):
         raise ValueError("h0, overlap, basis: give either --h0 and --overlap, or --basis")
     check_output(Path(args.output))
@@ -103,6 +110,60 @@ def run(args: argparse.Namespace) -> int:
         "peak_memory_mb": round(peak_memory_mb(), 1),
     }
     write_summary(folder, summary)
+    return 0
+
+
+def _into_file(args: argparse.Namespace) -> int:
+    """From file to file, within a budget of memory."""
+    import numpy as np
+
+    from nextham.cli.progress import Stages, bar, peak_memory_mb
+    from nextham.cli.run_folder import print_summary
+    from nextham.device import checked_device
+    from nextham.h0 import AtomicFiles, stream_h0
+    from nextham.io.hdf5 import read_contents_h5
+    from nextham.io.structure_file import read_structure
+    from nextham.model import load_any, predict_file
+
+    if (args.h0 is None) == (args.basis is None) or args.overlap is not None:
+        raise ValueError("h0, basis: give either --h0 FILE.h5, which has S too, or --basis, to write an .h5")
+    if args.raw:
+        raise ValueError("raw: into an .h5 goes the Hermitian part alone")
+    device, stages, output = checked_device(args.device), Stages(), Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with stages("reading the files"):
+        structure = read_structure(args.structure)
+        ensemble = load_any(args.model).to(device)
+        ensemble = ensemble.double() if args.precision == "double" else ensemble
+    computed = output.with_name(f"{output.stem}-h0.h5")
+    if args.basis:
+        files = AtomicFiles.read(args.basis, structure.numbers)
+        with stages("H of step zero"), bar("atoms") as move:
+            stream_h0(structure, files, computed, memory_budget=args.memory_budget, progress=move, device=device)
+    h0 = Path(args.h0 or computed)
+    of_file, given = read_contents_h5(h0).structure, structure.wrapped()[0]
+    same = len(given.numbers) == len(of_file.numbers) and (given.numbers == of_file.numbers).all()
+    if not (same and np.allclose(given.positions, of_file.positions) and np.allclose(given.cell, of_file.cell)):
+        raise ValueError(f"structure: {args.structure} is not the structure of {h0}")
+    with stages("predicting"), bar("pieces") as move:
+        asymmetry = predict_file(ensemble, h0, output, args.memory_budget, move)
+    if args.basis:
+        computed.unlink()
+    contents = read_contents_h5(output)
+    summary = {
+        "structure": structure.formula(),
+        "atoms": structure.n_atoms,
+        "orbitals": int(contents.basis.n_orbitals_of(structure.numbers).sum()),
+        "edges": contents.n_edges["H"],
+        "model": str(args.model),
+        "precision": args.precision,
+        "device": str(device),
+        "not_hermitian_by_eV": asymmetry,
+        "file_mb": round(output.stat().st_size / 1e6, 1),
+        "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+    }
+    print_summary(output, summary)
     return 0
 
 

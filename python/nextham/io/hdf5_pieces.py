@@ -187,13 +187,21 @@ class PieceReader:
     """
 
     def __init__(self, path: str | os.PathLike[str], file: h5py.File) -> None:
-        self._file = file
-        self.structure, self.basis = read_head(file)
-        if "pieces" not in file["graphs/0"]:
+        self._path, self._file = path, file
+        with self._reading():
+            self.structure, self.basis = read_head(file)
+            self._pieces = file["graphs/0/pieces"][()] if "pieces" in file["graphs/0"] else None
+            self.names = list(file["matrices"])
+            """Names of the matrices."""
+        if self._pieces is None:
             raise FileError(path, "was not written piece by piece (by `nextham h0 -o FILE.h5`)")
-        self._pieces = file["graphs/0/pieces"][()]
-        self.names = list(file["matrices"])
-        """Names of the matrices."""
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise FileError(self._path, f"the HDF5 file is damaged or cut short ({error})") from error
 
     @property
     def n_pieces(self) -> int:
@@ -208,7 +216,8 @@ class PieceReader:
     def graph(self, piece: int) -> Graph:
         """Returns one of each edge and its reverse of a piece, on-site ones included."""
         first, n = int(self._pieces[piece, 0]), int(self._pieces[piece + 1, 1] - self._pieces[piece, 1])
-        return Graph(self.structure, *(self._file["graphs/0"][x][first : first + n] for x in ("src", "dst", "R")))
+        with self._reading():
+            return Graph(self.structure, *(self._file["graphs/0"][x][first : first + n] for x in ("src", "dst", "R")))
 
     def read(self, name: str, piece: int, graph: Graph, edges: slice) -> Blocks:
         """Returns blocks of a piece.
@@ -220,8 +229,12 @@ class PieceReader:
             edges: a contiguous range of its edges.
 
         Raises:
-            ValueError: arrays that do not fit each other.
+            FileError: damage.
         """
+        with self._reading():
+            return self._read(name, piece, graph, edges)
+
+    def _read(self, name: str, piece: int, graph: Graph, edges: slice) -> Blocks:
         group = self._file["matrices"][name]
         n_spin, dtype = int(group.attrs["n_spin"]), np.dtype(word(group, "dtype"))
         orbitals = self.basis.n_orbitals_of(graph.structure.numbers)
@@ -252,7 +265,11 @@ def open_pieces(path: str | os.PathLike[str]) -> Iterator[PieceReader]:
     Raises:
         FileError: as `open_h5`; or it was not written in pieces.
     """
-    with open_h5(path) as file:
+    import h5py
+
+    with open_h5(path):  # it is one of ours
+        pass
+    with h5py.File(path, "r") as file:
         yield PieceReader(path, file)
 
 

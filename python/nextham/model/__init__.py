@@ -7,6 +7,7 @@
 from nextham.model.checkpoint import load, save
 from nextham.model.config import NextHAMConfig
 from nextham.model.ensemble import Ensemble, Prediction
+from nextham.model.file_streaming import predict_file
 from nextham.model.predict import predict_delta
 from nextham.model.published_checkpoint import load_any, load_published, published_manifest, save_published
 from nextham.model.published_names import published_places, published_tensors
@@ -19,6 +20,7 @@ __all__ = [
     "load_any",
     "load_published",
     "predict_delta",
+    "predict_file",
     "published_manifest",
     "published_places",
     "published_tensors",

@@ -30,7 +30,7 @@ from nextham_kernels.ops.rotation import rotate_to_nodes
 from nextham_kernels.ops.tracegrad import folded_invariants
 from nextham_kernels.recomputation import recomputed
 
-__all__ = ["run_network"]
+__all__ = ["edges_of", "output_decay", "run_network"]
 
 
 def run_network(
@@ -80,7 +80,7 @@ def run_network(
         sizes = [b - a for a, b, _, _ in geometry.chunks]
         alone = len(sizes) == 1 and weights is fold.edge  # then the ops' own result saves a copy
         for (a, b, *nodes), rows in zip(geometry.chunks, edge.split(sizes), strict=True):
-            geometry_of = _edges(geometry, slice(a, b))
+            geometry_of = edges_of(geometry, slice(a, b))
             out = rows if in_place and not alone else None
             made = edge_layer(*ends, rows, geometry_of, weights, fold.settings, tuple(nodes), with_trace, out)
             edges.append(made.edge)
@@ -93,12 +93,16 @@ def run_network(
     return inside, output, head
 
 
-def _decay(geometry: EdgeGeometry, which: torch.Tensor, config: NextHAMConfig) -> torch.Tensor:
+def output_decay(geometry: EdgeGeometry, which: torch.Tensor, config: NextHAMConfig) -> torch.Tensor:
+    """Returns the factor that the output of some edges has for their length."""
     return torch.exp(-config.decay * geometry.distance.index_select(0, which))
 
 
-def _edges(geometry: EdgeGeometry, which: slice | torch.Tensor) -> Edges:
-    """Rows are copied by `index_select`, where indexing goes number by number."""
+def edges_of(geometry: EdgeGeometry, which: slice | torch.Tensor) -> Edges:
+    """Returns what a layer reads of some edges.
+
+    Rows are copied by `index_select`, where indexing goes number by number.
+    """
     every = (geometry.src, geometry.dst, geometry.onsite, geometry.wigner, geometry.radial)
     plain = isinstance(which, torch.Tensor)
     return Edges(*(x.index_select(0, which) if plain and isinstance(x, torch.Tensor) else x[which] for x in every))
@@ -120,8 +124,8 @@ def _outputs(
     config, weights = network.config, folded.edge if folded.packed is None else folded.packed
     places = output_places(config, output.device)
     for part, rows in pieces:
-        given = (edge.index_select(0, part), _edges(geometry, part), weights, folded.settings)
-        edge_outputs(*ends, *given, _decay(geometry, part, config), output, rows, places)
+        given = (edge.index_select(0, part), edges_of(geometry, part), weights, folded.settings)
+        edge_outputs(*ends, *given, output_decay(geometry, part, config), output, rows, places)
 
 
 def _last_layer(
@@ -147,8 +151,8 @@ def _last_layer(
         return rotate_to_nodes(row, edges.wigner, to_edge.irreps), scalars
 
     for part, rows in pieces:
-        reached, scalars = recomputed(reach, *ends, edge.index_select(0, part), _edges(geometry, part))
-        output = _Add.apply(output, _decay(geometry, part, config)[:, None] * reached, rows, places)
+        reached, scalars = recomputed(reach, *ends, edge.index_select(0, part), edges_of(geometry, part))
+        output = _Add.apply(output, output_decay(geometry, part, config)[:, None] * reached, rows, places)
         if with_trace:
             traces.append(folded_invariants(scalars, folded.edge.tracegrad))
     return output, torch.cat(traces) if with_trace else None

@@ -24,7 +24,15 @@ from nextham.model.reduced_network import ReducedNetwork
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
 from nextham_kernels.ops.edge_layer import packable
 
-__all__ = ["Needs", "needs_of", "stream_delta"]
+__all__ = [
+    "Needs",
+    "block_dtype",
+    "bytes_per_edge",
+    "irreps_of_edges",
+    "needs_of",
+    "stream_delta",
+    "write_edges",
+]
 
 ROW_COPIES = 1
 """Rows of features that an edge has: the engine writes a layer's output over its input."""
@@ -46,12 +54,24 @@ def needs_of(ensemble: Ensemble, h0: Blocks, reading: BlockChannels, writing: Bl
     inside = max(int(((distance >= lo) & (distance < hi)).sum()) for lo, hi in config.ranges)
     per_kept = ROW_COPIES * d * size + 4 * size + 16 * 8  # rows, vector and distance, graph and indices
     kept = int(near.sum()) * per_kept + 2 * inside * writing.width * size
-    n_paths = ensemble.networks[0].layers[0].attention.path_weight.numel()
-    engine = 2 * n_paths + 24 * d + 6 * config.n_radial + 2 * config.tracegrad_forms
-    # the block as it is and in our dtype, its irreps as they are and rotated
-    embedding = 3 * int(h0.sizes.max(initial=0)) * 4 + 2 * reading.width
     largest = int(np.bincount(h0.graph.dst[near], minlength=1).max(initial=0))
-    return Needs(kept, max(engine, embedding) * size, largest)
+    return Needs(kept, bytes_per_edge(ensemble, reading, int(h0.sizes.max(initial=0))), largest)
+
+
+def bytes_per_edge(ensemble: Ensemble, reading: BlockChannels, block: int) -> int:
+    """Returns what an edge of a piece needs, bytes.
+
+    Args:
+        ensemble: the networks.
+        reading: what they read of H⁽⁰⁾.
+        block: numbers of the largest block.
+    """
+    config, size = ensemble.config, 8 if ensemble.dtype == torch.float64 else 4
+    n_paths = ensemble.networks[0].layers[0].attention.path_weight.numel()
+    engine = 2 * n_paths + 24 * config.hidden_irreps.dim + 6 * config.n_radial + 2 * config.tracegrad_forms
+    # the block as it is and in our dtype, its irreps as they are and rotated
+    embedding = 3 * block * 4 + 2 * reading.width
+    return max(engine, embedding) * size
 
 
 def _piece(needs: Needs, memory_budget: int | None, chunk: int) -> int:
@@ -87,7 +107,7 @@ def stream_delta(
     numbers = graph.structure.numbers
     between = np.unique(np.stack([numbers[graph.src], numbers[graph.dst]], axis=1), axis=0)
     elements = frozenset((h0.basis[a], h0.basis[b]) for a, b in between.tolist())
-    result = Blocks.zeros(h0.graph, h0.basis, 4 if config.spinor else 1, _block_dtype(ensemble))
+    result = Blocks.zeros(h0.graph, h0.basis, 4 if config.spinor else 1, block_dtype(ensemble))
     if not elements:
         return result
     reading, writing = input_channels(config, elements), output_channels(config, elements)
@@ -114,7 +134,7 @@ def stream_delta(
             embedding = fold_embedding([network], reading)
             rows = vector.new_empty(len(order), config.hidden_irreps.dim)
             for span in spans:
-                irreps = _irreps_of(h0, edge_of[span], reading, ensemble)
+                irreps = irreps_of_edges(h0, edge_of[span], reading, ensemble)
                 rows[span] = embed_rows([network], irreps, geometry.wigner[span], reading, embedding)[0]
                 advance(1)
             inside, output, _ = run_network(reduced, [*folded[:-1], last], rows, geometry, piece, with_trace=False)
@@ -122,12 +142,13 @@ def stream_delta(
             edges = edge_of[inside.cpu().numpy()]
             for first in range(0, len(edges), piece):
                 span = slice(first, first + piece)
-                _write_blocks(result, edges[span], output[span], writing, ensemble)
+                write_edges(result, edges[span], output[span], writing, ensemble)
             advance(len(spans))
     return result
 
 
-def _block_dtype(ensemble: Ensemble) -> type:
+def block_dtype(ensemble: Ensemble) -> type:
+    """Returns the type of the numbers of predicted blocks."""
     double = ensemble.dtype == torch.float64
     if ensemble.config.spinor:
         return np.complex128 if double else np.complex64
@@ -142,7 +163,7 @@ def _by_elements(blocks: Blocks, edges: np.ndarray) -> Iterator[tuple[tuple[int,
         yield blocks.basis[key // 1000], blocks.basis[key % 1000], np.flatnonzero(pair == key)
 
 
-def _irreps_of(h0: Blocks, edges: np.ndarray, channels: BlockChannels, ensemble: Ensemble) -> torch.Tensor:
+def irreps_of_edges(h0: Blocks, edges: np.ndarray, channels: BlockChannels, ensemble: Ensemble) -> torch.Tensor:
     """Irreps [g, width] of the blocks of some edges."""
     config = ensemble.config
     kind = ensemble.dtype.to_complex() if config.spinor else ensemble.dtype
@@ -158,7 +179,7 @@ def _irreps_of(h0: Blocks, edges: np.ndarray, channels: BlockChannels, ensemble:
     return out
 
 
-def _write_blocks(
+def write_edges(
     result: Blocks, edges: np.ndarray, irreps: torch.Tensor, channels: BlockChannels, ensemble: Ensemble
 ) -> None:
     """Puts the blocks of predicted irreps [g, width] where they belong."""
