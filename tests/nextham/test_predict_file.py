@@ -29,7 +29,7 @@ def make(path, n_spin=4, numbers=(14, 6, 1, 14, 1), cell=6.0, pieces=3, reach=5.
     h0, overlap = (Blocks(graph, BASIS, x, n).symmetrised() for x, n in ((data, n_spin), (data.real, n_spin)))
     overlap = Blocks(graph, BASIS, overlap.data, n_spin).channel(0)
     half = half_of(graph)
-    writer = PieceWriter(path, graph.structure, BASIS, "")
+    writer = PieceWriter(path, graph.structure, BASIS, None)
     for some in np.array_split(half[np.argsort(graph.src[half], kind="stable")], pieces):
         part = h0.select(some)
         writer.append({"H0": part, "S": Blocks(part.graph, BASIS, overlap.select(some).data, 1)})
@@ -84,6 +84,24 @@ def test_the_budget_changes_nothing(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["h.h5", "h0.h5"]
 
 
+def test_a_run_that_was_interrupted_begins_anew(tmp_path):
+    ensemble = ensemble_of()
+    make(tmp_path / "h0.h5")
+    predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "h.h5")
+    expected = read_blocks_h5(tmp_path / "h.h5")["H"]
+
+    def stop(done, total):
+        if done == total - 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "other.h5", progress=stop)
+    assert (tmp_path / "other.h5.part").exists() and not (tmp_path / "other.h5").exists()
+    predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "other.h5")
+    np.testing.assert_array_equal(read_blocks_h5(tmp_path / "other.h5")["H"].data, expected.data)
+    assert not (tmp_path / "other.h5.part").exists()
+
+
 def test_what_cannot_be_predicted(tmp_path):
     ensemble = ensemble_of()
     h0, overlap = make(tmp_path / "h0.h5")
@@ -95,7 +113,7 @@ def test_what_cannot_be_predicted(tmp_path):
         predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "h.h5")
     with harness.raises(ValueError, "the matrix depends on spin"):
         predict_file(ensemble_of(spinor=False, target="scalar"), tmp_path / "h0.h5", tmp_path / "h.h5")
-    writer = PieceWriter(tmp_path / "lonely.h5", h0.graph.structure, BASIS, "")
+    writer = PieceWriter(tmp_path / "lonely.h5", h0.graph.structure, BASIS, None)
     part = h0.select(np.flatnonzero(h0.graph.src < h0.graph.dst))
     writer.append({"H0": part, "S": Blocks(part.graph, BASIS, part.channel(0).data, 1)})
     writer.finish()

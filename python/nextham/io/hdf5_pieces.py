@@ -47,24 +47,24 @@ class PieceWriter:
         path: usually ends in `.h5`.
         structure: the atoms.
         basis: shells of their elements.
-        key: says of what it is made: an unfinished file of the same key is continued.
+        key: says of what it is made: an unfinished file of the same key is continued; None begins anew.
 
     Raises:
         FileError: the file cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], structure: Structure, basis: Basis, key: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], structure: Structure, basis: Basis, key: str | None) -> None:
         self.path = Path(path)
         self.part = self.path.with_name(self.path.name + ".part")
         self._basis, self._key = basis, key
         self.structure, _ = structure.wrapped()
-        self.n_pieces = self._to_continue()
+        self.n_pieces = 0 if key is None else self._to_continue()
         """Pieces that the file has."""
         if self.n_pieces == 0:
             with self._open("w") as file:
                 put_word(file, "format", INCOMPLETE)
                 write_head(file, self.structure, basis)
-                put_word(file, "key", key)
+                put_word(file, "key", key or "")
                 graph = file.create_group("graphs/0")
                 for name, shape in (("src", ()), ("dst", ()), ("R", (3,))):
                     options = {"chunks": (CHUNK, *shape), "maxshape": (None, *shape), **FILTERS}

@@ -259,7 +259,7 @@ class _Run:
     def write(self, path: Path, output: ScratchRows) -> float:
         """Writes H, H0 and S; returns how far the prediction is from its adjoint."""
         config, largest = self.ensemble.config, 0.0
-        writer = PieceWriter(path, self.reader.structure, self.reader.basis, "")
+        writer = PieceWriter(path, self.reader.structure, self.reader.basis, None)
         for part in self._parts(["H0", "S"]):
             h0, overlap = part.matrices["H0"], part.matrices["S"]
             near, graph = part.graph()
