@@ -75,11 +75,12 @@ def levels_near(hamiltonian: Blocks, overlap: Blocks, k: np.ndarray, energy: flo
 def levels_around_fermi(
     hamiltonian: Blocks, overlap: Blocks, k: np.ndarray, n_electrons: float, count: int
 ) -> tuple[Levels, FermiLevel]:
-    """Returns the levels at one k-point that are nearest to its own Fermi level, and that level.
+    """Returns neighbouring levels at one k-point around its own Fermi level, and that level.
 
     The n electrons fill the levels of this k-point alone, as one does for a cell so large that one k-point is enough.
     First without spin–orbit coupling, whose matrices have half the size, factorisations count the levels below some
-    energies; then the whole H is factorised where the filled levels end, most often once.
+    energies; then the whole H is factorised where the filled levels end, most often once. The levels are those nearest
+    to that energy, in the gap but not always in its middle; the last filled and the first empty one are among them.
 
     Args:
         hamiltonian: H, eV, n_spin 1 or 4, with both directions of every edge.
@@ -101,16 +102,20 @@ def levels_around_fermi(
     search = _Search(filled * scalar.size / h.size)
     while search.high - search.low > _CLOSE:
         if not search.add(_Factors(scalar.at(k)[0], metric, search.energy).below):
+            search.energy = _middle(search, lambda energy: _Factors(scalar.at(k)[0], metric, energy).below)
             break
     top, bottom = math.ceil(filled - 1e-9) - 1, math.floor(filled + 1e-9)
-    search = _Search(filled, search.energy)
+    search, computed = _Search(filled, search.energy), max(count, _FEWEST)
     while True:
-        found = _near(h, metric, k, search.energy, min(max(count, _FEWEST), h.size - 2))
+        computed = min(computed, h.size - 2)
+        found = _near(h, metric, k, search.energy, computed)
         if found.first <= top and bottom < found.first + len(found.values):
             break
-        search.add(found.first + int((found.values < search.energy).sum()))
-        if search.high - search.low < 1e-6:
-            raise ValueError(f"count: more than {len(found.values)} levels lie at the Fermi level; give more")
+        below = found.first + int((found.values < search.energy).sum())
+        if not search.add(below) or search.high - search.low < _CLOSE:
+            if computed == h.size - 2:
+                raise ValueError("n_electrons: the Fermi level lies at the end of the spectrum; compute all levels")
+            computed *= 2  # at the edge of a wide gap, or many levels at one place
     fermi = _fermi(found, top, bottom, n_electrons)
     nearest = np.sort(np.argsort(np.abs(found.values - fermi.energy), kind="stable")[:count])
     return Levels(found.values[nearest], found.first + int(nearest[0])), fermi
@@ -146,6 +151,19 @@ class _Search:
         share = (self.wanted - self.below[0]) / max(1, self.below[1] - self.below[0])
         self.energy = self.low + min(max(share, 0.1), 0.9) * (self.high - self.low)
         return True
+
+
+def _middle(search: _Search, count_below: Callable[[float], int]) -> float:
+    """An energy near the middle of the gap in which the search ended; two halvings on each side look for its edges."""
+    inside = [search.energy, search.energy]
+    for side, edge in enumerate((search.low, search.high)):
+        for _ in range(2 if math.isfinite(edge) else 0):
+            probe = (inside[side] + edge) / 2
+            if abs(count_below(probe) - search.wanted) < 1:
+                inside[side] = probe
+            else:
+                edge = probe
+    return sum(inside) / 2
 
 
 class _Factors:

@@ -188,6 +188,14 @@ def test_levels_around_fermi(crystals):
         expected = np.sort(np.argsort(np.abs(whole - fermi.energy))[:count])
         np.testing.assert_allclose(found.values, whole[found.first : found.first + count], rtol=0, atol=1e-9)
         assert found.first <= filled <= found.first + count and abs(found.first - expected[0]) <= 1
+    # Forty levels, then a wide gap: those nearest to the search's energy are all on one side of it.
+    graph = neighbour_graph(Structure(np.eye(3) * 60, np.arange(60)[:, None] * [0.9, 0, 0], [1] * 40 + [2] * 20), 0.5)
+    basis = Basis({1: (0,), 2: (0,)})
+    h, s = Blocks.zeros(graph, basis, 1), Blocks.zeros(graph, basis, 1)
+    h.data[:], s.data[:] = np.where(graph.structure.numbers == 1, 4.9 - 1e-3 * np.arange(60), 50.0), 1.0
+    found, fermi = levels_around_fermi(h, s, np.zeros(3), 80, 4)
+    assert fermi.valence_top == pytest.approx(4.9) and fermi.conduction_bottom == pytest.approx(50.0)
+    assert len(found.values) == 4 and 38 <= found.first <= 40
     with pytest.raises(ValueError, match="n_electrons: expected more than 0 and at most 51, got 60"):
         levels_around_fermi(*crystals[0][:2], K[0], 60, 4)
 
