@@ -1,5 +1,6 @@
 """H of step zero: against quadrature with self-made atoms, its symmetries, and against ABACUS."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -16,7 +17,6 @@ from gaussian_orbitals import harmonics, radial
 from nextham.h0 import AtomicFiles, build_h0, build_pieces, local, local_potential, overlap_and_kinetic
 from nextham.h0.grid import AtomsOfBricks
 from nextham.h0.local_settings import default_energy
-from nextham.h0.xc import functional_named
 from nextham.io.csr import read_blocks
 from nextham.io.packed_sample import read_packed
 from nextham.io.stru import read_stru
@@ -96,7 +96,7 @@ def images(centre, reach):
     return positions[near], numbers[near]
 
 
-def potential_at(points):
+def potential_at(points, functional):
     """The whole local potential at points [p, 3], Ry, but for the constant; derivatives by autograd."""
     positions, numbers = images(points.mean(axis=0), 14.0)
     r = torch.from_numpy(points).requires_grad_()
@@ -111,10 +111,10 @@ def potential_at(points):
     curved = torch.einsum("pi,pij,pj->p", g, hessian, g)
     laplacian = hessian.diagonal(dim1=1, dim2=2).sum(1)
     fields = torch.stack([n.detach(), g.square().sum(1), laplacian, curved], dim=1)
-    return v + reference.xc_potential(fields, "pbe").numpy()
+    return v + reference.xc_potential(fields, functional).numpy()
 
 
-def expected_block(i, j, R):
+def expected_block(i, j, R, functional="pbe"):
     """⟨φ_i|V|φ_j⟩ by Gauss-Hermite quadrature around the product of the Gaussians, Ry; all shells share an exponent."""
     first, second = POSITIONS[i] / BOHR, (POSITIONS[j] + R @ CELL) / BOHR
     left, right = SHELLS[STRUCTURE.numbers[i]], SHELLS[STRUCTURE.numbers[j]]
@@ -124,7 +124,8 @@ def expected_block(i, j, R):
     weights = np.einsum("i,j,k->ijk", weight, weight, weight).reshape(-1) * (a + b) ** -1.5
     kept = weights > 1e-16 * weights.max()
     points = grid[kept] / math.sqrt(a + b) + (a * first + b * second) / (a + b)
-    factor = weights[kept] * math.exp(-a * b / (a + b) * float(((first - second) ** 2).sum())) * potential_at(points)
+    factor = weights[kept] * math.exp(-a * b / (a + b) * float(((first - second) ** 2).sum()))
+    factor = factor * potential_at(points, functional)
     phi, psi = (
         np.concatenate([radial(l, x)(1.0) * math.exp(x) * harmonics(l, points - place) for l, x in shells], axis=1)
         for shells, place in ((left, first), (right, second))
@@ -149,6 +150,19 @@ def test_local_potential(files, pieces):
         expected = expected_block(i, j, graph.R[e]) + zero_of_energy() * pieces.overlap.block(e)[0]
         np.testing.assert_allclose(local.block(e)[0] / RYDBERG, expected, rtol=0, atol=3e-6)
     assert np.abs(local.block(order[12])).max() > 0.05
+
+
+def test_a_functional_of_libxc(files, pieces, monkeypatch):
+    """PBEsol, in closed form PBE with two other constants."""
+    settings = {"energy_cutoff": 100.0, "functional": "pbesol"}
+    local = local_potential(pieces.overlap, files.orbitals, files.pseudopotentials, **settings)
+    monkeypatch.setitem(reference.FUNCTIONALS, "pbesol", functools.partial(reference.pbe, beta=0.046, mu=10 / 81))
+    graph = local.graph
+    e = int(np.argsort(graph.distance(), kind="stable")[4])
+    i, j = int(graph.src[e]), int(graph.dst[e])
+    expected = expected_block(i, j, graph.R[e], "pbesol") + zero_of_energy() * pieces.overlap.block(e)[0]
+    np.testing.assert_allclose(local.block(e)[0] / RYDBERG, expected, rtol=0, atol=3e-6)
+    assert np.abs(local.block(e) - pieces.local.block(e)).max() > 1e-3
 
 
 def test_egg_box(files, pieces):
@@ -309,7 +323,7 @@ def test_contract(files, tmp_path):
         build_pieces(STRUCTURE, files, energy_cutoff=-1.0)
     with pytest.raises(ValueError, match="memory_budget: expected a positive number of bytes, got 0"):
         build_h0(STRUCTURE, files, memory_budget=0)
-    with pytest.raises(ValueError, match="functional: expected one of pbe, lda, got 'scan'"):
+    with pytest.raises(ValueError, match=r"functional: expected pbe or lda, or one of libxc's .*, got 'scan'"):
         build_pieces(STRUCTURE, files, functional="scan", energy_cutoff=30.0)
     for beyond, words in ((0.0, r"0\.000"), (0.05, r"0\.050")):
         twice = Structure(CELL, np.array([[0.1, 0.2, 0.3], [4.0 + beyond, 0.4, 0.4]]), np.array([1, 14]))
@@ -336,13 +350,6 @@ def test_default_grid_of_elements(shared):
     found = [default_energy(files.orbitals, files.pseudopotentials, [z]) for z in (6, 11, 14)]
     assert found == [400.0, 600.0, 200.0]
     assert default_energy(files.orbitals, files.pseudopotentials, [14, 6]) == 400.0
-
-
-def test_functional_names():
-    assert functional_named("SLA-PW-PBX-PBC") == functional_named("pbe") == "pbe"
-    assert functional_named("PZ") == "lda"
-    with pytest.raises(ValueError, match=r"functional: expected PBE or LDA \(PZ\), got 'SCAN'"):
-        functional_named("SCAN")
 
 
 def compare(structure, reference, directory, kpoints):

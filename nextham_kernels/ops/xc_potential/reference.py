@@ -28,9 +28,11 @@ def _perdew_wang(n: torch.Tensor) -> torch.Tensor:
     return -2 * 0.0310907 * (1 + 0.21370 * rs) * torch.log1p(1 / (2 * 0.0310907 * series))
 
 
-def pbe(n: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def pbe(
+    n: torch.Tensor, sigma: torch.Tensor, beta: float = 0.06672455060314922, mu: float = 0.2195149727645171
+) -> torch.Tensor:
     """Returns PBE's energy per volume, Ry."""
-    beta, gamma, kappa, mu = 0.06672455060314922, (1 - math.log(2)) / math.pi**2, 0.804, 0.2195149727645171
+    gamma, kappa = (1 - math.log(2)) / math.pi**2, 0.804
     fermi = (3 * math.pi**2 * n) ** (1 / 3)
     s2 = sigma / (2 * fermi * n) ** 2
     enhancement = 1 + kappa - kappa / (1 + mu * s2 / kappa)

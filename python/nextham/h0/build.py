@@ -84,7 +84,7 @@ def build_pieces(
         structure: any structure; the result is that of its wrapped form, as everywhere.
         basis: orbitals and pseudopotentials of its elements.
         energy_cutoff: of the grid, Ry, as for `local_potential`.
-        functional: `pbe` or `lda`; None takes that of the pseudopotentials.
+        functional: of `nextham.h0.xc`, such as `pbe`; None takes that of the pseudopotentials.
         memory_budget: bytes for what the grid needs beside the result.
         progress: called with (bricks of the grid done, all bricks).
         device: where it is computed, as for `build_h0`.

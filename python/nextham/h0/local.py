@@ -3,7 +3,7 @@
     V_ab(R) = Σ_p φ_a(r_p) [Σ_A V_NA(r_p − τ_A) + v_xc(r_p) + (4π/3Ω) Σ_A ∫ r² ρ_A d³r] φ_b(r_p − R) dV
 
 Work goes through the grid brick by brick: of some bricks at a time the superposed density and potential
-(`nextham_kernels.ops.superposition`), exchange and correlation (`.xc_potential`), and the matrix elements
+(`nextham_kernels.ops.superposition`), exchange and correlation (`nextham.h0.xc`), and the matrix elements
 (`nextham_kernels.ops.grid_integrals`).
 """
 
@@ -22,13 +22,13 @@ from nextham.blocks import Blocks
 from nextham.h0.density import AtomicFields
 from nextham.h0.grid import BRICK, AtomsOfBricks, Grid, Images, atoms_of_bricks, images_within
 from nextham.h0.local_settings import LocalSettings
+from nextham.h0.xc import xc_at
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.structure import Structure
 from nextham.units import RYDBERG
 from nextham_kernels.ops.grid_integrals import grid_integrals
 from nextham_kernels.ops.superposition import superposition
-from nextham_kernels.ops.xc_potential import xc_potential
 
 __all__ = ["add_local_potential", "local_potential"]
 
@@ -70,7 +70,7 @@ def local_potential(
         pseudopotentials: atomic number → pseudopotential.
         energy_cutoff: of the grid, Ry; None takes what the elements need (`resolution`): four times that of the
             orbitals, as ABACUS's grid for their density has, or half or some times of that.
-        functional: `pbe` or `lda`; None takes that of the pseudopotentials.
+        functional: of `nextham.h0.xc`, such as `pbe`; None takes that of the pseudopotentials.
         memory_budget: bytes for what the grid needs beside the result; by default 256 MB, on a GPU 4 GB.
         progress: called with (bricks of the grid done, all bricks).
         device: where it is computed, the CPU by default. Which atoms reach which bricks is found on the CPU.
@@ -146,7 +146,7 @@ def add_local_potential(
             here, near_here = bricks[some], near.select(some)
             boxes = send(np.concatenate([np.zeros((len(some), 3), dtype=np.int64), here[:, 3:]], axis=1))
             v = superposition(*fields_near.arrays(fields_near.of(here), here, send), boxes, step, *field_table)
-            potential = v[:, 0] + xc_potential(v[:, 1:].contiguous(), functional) + zero
+            potential = v[:, 0] + xc_at(v[:, 1:].contiguous(), functional) + zero
             atoms = orbitals_near.arrays(near_here, here, send)
             table, starts, edges = pairs.of(near_here)
             size = sizes[edges]

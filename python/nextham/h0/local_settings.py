@@ -10,7 +10,7 @@ import numpy as np
 
 from nextham.h0.density import AtomicFields
 from nextham.h0.resolution import grid_cutoff
-from nextham.h0.xc import functional_named
+from nextham.h0.xc import check_functional, functional_named
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.structure import Structure
@@ -24,7 +24,7 @@ class LocalSettings:
     """What a part of a system cannot know by itself.
 
     Args:
-        functional: `pbe` or `lda`.
+        functional: of `nextham.h0.xc`, such as `pbe`.
         energy_cutoff: of the grid, Ry.
         fields: atomic number → potential and density.
         zero: what is added to the potential everywhere, Ry: (4π/3Ω) Σ_A ∫ r² ρ_A d³r.
@@ -50,6 +50,7 @@ class LocalSettings:
         if missing:
             raise ValueError(f"pseudopotentials: none for {', '.join(missing)}")
         functional = functional or _common_functional(pseudopotentials, species)
+        check_functional(functional)
         fields = _fields(orbitals, pseudopotentials, species)
         if energy_cutoff is None:
             energy_cutoff = default_energy(orbitals, pseudopotentials, species, functional)
@@ -70,7 +71,7 @@ def default_energy(
         orbitals: atomic number → orbitals.
         pseudopotentials: atomic number → pseudopotential.
         species: atomic numbers.
-        functional: `pbe` or `lda`; None takes that of the pseudopotentials.
+        functional: of `nextham.h0.xc`, such as `pbe`; None takes that of the pseudopotentials.
     """
     functional = functional or _common_functional(pseudopotentials, species)
     fields = _fields(orbitals, pseudopotentials, species)

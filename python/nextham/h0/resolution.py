@@ -22,9 +22,9 @@ from scipy.special import spherical_jn
 from nextham.h0.density import AtomicFields
 from nextham.h0.radial import simpson_weights
 from nextham.h0.table_cache import cached_table, content_key
+from nextham.h0.xc import xc_at
 from nextham.io.orb import OrbFile
 from nextham.units import RYDBERG
-from nextham_kernels.ops.xc_potential import xc_potential
 
 __all__ = ["grid_cutoff"]
 
@@ -46,7 +46,7 @@ def grid_cutoff(orbitals: OrbFile, fields: AtomicFields, functional: str) -> flo
     Args:
         orbitals: its orbitals.
         fields: its density and potential.
-        functional: `pbe` or `lda`.
+        functional: of `nextham.h0.xc`.
     """
     energy = 4 * orbitals.energy_cutoff
     parts = (orbitals.radial, orbitals.dr, orbitals.shells, energy, fields.values, fields.dr, functional, _FACTORS)
@@ -66,7 +66,7 @@ def _errors(orbitals: OrbFile, fields: AtomicFields, functional: str) -> np.ndar
     gradient = slope * r
     local = np.stack([np.maximum(n, 0) + _BACKGROUND, 0 * r, 0 * r, 0 * r], axis=1)
     whole = local + np.stack([0 * r, gradient**2, curvature + 2 * slope, gradient**2 * curvature], axis=1)
-    xc = [xc_potential(torch.from_numpy(x), functional).numpy() for x in (whole, local)]
+    xc = [xc_at(torch.from_numpy(x), functional).numpy() for x in (whole, local)]
     potentials = np.stack([v + xc[0], xc[0] - xc[1]])
     weighted = potentials * simpson_weights(len(r), orbitals.dr) * r**2
     result = np.zeros((2, len(_FACTORS)))
