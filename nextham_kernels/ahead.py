@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -147,6 +148,23 @@ def launches(run: Callable[[], object], capability: tuple[int, int]) -> list[Lau
     return found
 
 
+@contextlib.contextmanager
+def _one_parse_at_a_time() -> Iterator[None]:
+    """Inside, one thread at a time reads the text of a Triton function: Python 3.11's `ast.parse` fails in several."""
+    functions, lock = importlib.import_module("triton.runtime.jit").JITCallable, threading.Lock()
+    parse = functions.parse
+
+    def parse_alone(self: object) -> object:
+        with lock:
+            return parse(self)
+
+    functions.parse = parse_alone
+    try:
+        yield
+    finally:
+        functions.parse = parse
+
+
 def compile_ahead(
     run: Callable[[], object],
     capability: tuple[int, int] | None = None,
@@ -186,7 +204,7 @@ def compile_ahead(
             raise ValueError("capability: expected one, such as (9, 0), because torch finds no GPU")
         capability = torch.cuda.get_device_capability()
     work: dict[Future, Launch] = {}
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with _one_parse_at_a_time(), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         _collect(run, capability, lambda launch, compile_fn: work.setdefault(pool.submit(compile_fn), launch))
         for done, future in enumerate(as_completed(work), 1):
             if future.exception() is not None:

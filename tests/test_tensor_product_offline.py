@@ -37,9 +37,9 @@ rows, (d_1, d_2, d_out) = 50_000, paths.dims
 weight = meta(paths.n_weights) if case.shared else meta(rows, paths.n_weights)
 inputs = (meta(rows, d_1), meta(rows, d_2), weight)
 if kind == "linear":
-    targets = {ir: i for i, ir in enumerate(dict.fromkeys(ir for _, ir in paths.irreps_out))}
-    out = "+".join(f"128x{ir}" for ir in targets)
-    mixes = [(i, 0, targets[ir], "uvw", True) for i, (_, ir) in enumerate(paths.irreps_out)]
+    places = {ir: i for i, ir in enumerate(dict.fromkeys(ir for _, ir in paths.irreps_out))}
+    out = "+".join(f"128x{ir}" for ir in places)
+    mixes = [(i, 0, places[ir], "uvw", True) for i, (_, ir) in enumerate(paths.irreps_out)]
     line = product(paths.irreps_out, "1x0e", out, mixes)
     inputs += (meta(line.n_weights),)
     words, op, d_out = (paths.word, line.word), "nextham::tensor_product_linear", line.dims[2]
