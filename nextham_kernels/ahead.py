@@ -28,6 +28,12 @@ from nextham_kernels.registration import GPU_KERNELS
 __all__ = ["Launch", "another_gpu", "compile_ahead", "launches"]
 
 
+CAPABILITIES = (
+    (7, 0), (7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 1), (10, 3), (12, 0), (12, 1),
+)  # fmt: skip
+"""Those that Triton 3.6 compiles for; with others its compiler may end the process."""
+
+
 @dataclass(frozen=True)
 class Launch:
     """One compiled form of a Triton function.
@@ -187,7 +193,7 @@ def compile_ahead(
         The kernels, each compiled form once.
 
     Raises:
-        ValueError: no capability given, and torch finds no GPU.
+        ValueError: no capability given, and torch finds no GPU; or one that no GPU has.
         RuntimeError: triton is missing or interprets, or a kernel does not compile; the sentence names it.
 
     Example:
@@ -203,15 +209,20 @@ def compile_ahead(
         if not torch.cuda.is_available():
             raise ValueError("capability: expected one, such as (9, 0), because torch finds no GPU")
         capability = torch.cuda.get_device_capability()
+    if tuple(capability) not in CAPABILITIES:
+        known, given = ", ".join(f"{a}.{b}" for a, b in CAPABILITIES), ".".join(map(str, capability))
+        raise ValueError(f"capability: expected one of {known}, got {given}")
     work: dict[Future, Launch] = {}
     with _one_parse_at_a_time(), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        _collect(run, capability, lambda launch, compile_fn: work.setdefault(pool.submit(compile_fn), launch))
-        for done, future in enumerate(as_completed(work), 1):
-            if future.exception() is not None:
-                pool.shutdown(cancel_futures=True)
-                launch = work[future]
-                where = f"{launch.function} {launch.kernel} for compute capability {capability[0]}.{capability[1]}"
-                raise RuntimeError(f"{where} does not compile: {future.exception()}") from future.exception()
-            if progress is not None:
-                progress(done, len(work))
+        try:
+            _collect(run, capability, lambda launch, compile_fn: work.setdefault(pool.submit(compile_fn), launch))
+            for done, future in enumerate(as_completed(work), 1):
+                if future.exception() is not None:
+                    launch = work[future]
+                    where = f"{launch.function} {launch.kernel} for compute capability {capability[0]}.{capability[1]}"
+                    raise RuntimeError(f"{where} does not compile: {future.exception()}") from future.exception()
+                if progress is not None:
+                    progress(done, len(work))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, not the hundreds that wait
     return list(work.values())

@@ -126,6 +126,8 @@ def test_bad_input(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with harness.raises(ValueError, "capability: expected one, such as (9, 0), because torch finds no GPU"):
         ahead.compile_ahead(lambda: None)
+    with harness.raises(ValueError, "capability: expected one of 7.0, 7.5, 8.0"):
+        ahead.compile_ahead(lambda: None, (99, 0))
     monkeypatch.setattr("triton.JITFunction", int)
     with harness.raises(RuntimeError, "expected triton imported without TRITON_INTERPRET"):
         ahead.launches(lambda: gate(torch.ones(2, 5), "1x0e+1x1o"), (9, 0))

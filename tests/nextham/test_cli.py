@@ -235,6 +235,7 @@ def test_info_says_what_a_file_is(model, capsys):
     [
         (["bands", "nowhere"], "nowhere: cannot be read"),
         (["bands", str(SI), "--kpath", "X"], "spec: expected auto"),
+        (["bands", str(SI), "--levels", "0"], "levels: expected at least 1, got 0"),
         (["bands", str(SI), "--levels", "8", "--mesh", "2", "2", "2"], "levels: takes the Fermi level of Γ"),
         (["bands", f"{SI}:H7"], "there is no matrix H7, only H0, H, S"),
         (

@@ -147,6 +147,13 @@ def test_predict_into_a_file(basis, poscar, model, tmp_path, capsys):
         found = open_source(tmp_path / name).read("H")
         np.testing.assert_allclose(found.on(expected.graph).data, expected.data, rtol=0, atol=1e-9)
     assert sorted(x.name for x in tmp_path.iterdir()) == ["a.h5", "b.h5", "folder", "h0.h5"]
+    taken = (tmp_path / "h.h5", tmp_path / "h-h0.h5")
+    taken[1].write_bytes((tmp_path / "h0.h5").read_bytes())
+    assert main([*arguments, str(taken[0]), "--basis", str(basis)]) == 1
+    assert "h-h0.h5: is there already: give it as --h0 in place of --basis" in capsys.readouterr().err
+    assert taken[1].read_bytes() == (tmp_path / "h0.h5").read_bytes()
+    assert main([*arguments, str(tmp_path / "into"), "--h0", str(tmp_path / "h0.h5")]) == 1
+    assert "output: what is predicted from an .h5 of H0 and S is an .h5 too" in capsys.readouterr().err
     (tmp_path / "POSCAR").write_text(POSCAR.replace("0.45", "0.46"))
     for more, sentence in (
         (["--raw", "--basis", str(basis)], "raw: into an .h5 goes the Hermitian part alone"),
@@ -215,8 +222,12 @@ def test_an_output_that_cannot_be_written(basis, poscar, model, tmp_path, capsys
             assert main([command[0], str(poscar), *command[1:], "-o", str(tmp_path / output)]) == 1
             said = f"nextham: {tmp_path}/{output}: cannot be written: {tmp_path}/taken is a file, not a folder\n"
             assert capsys.readouterr().err == said
-    assert main(["h0", str(poscar), "--basis", str(basis), "-o", str(tmp_path / "taken" / "a.h5")]) == 1
-    assert "taken is a file, not a folder" in capsys.readouterr().err
+    (tmp_path / "folder.h5").mkdir()
+    for command in (["h0", "--basis", str(basis)], ["predict", "--basis", str(basis), "--model", str(model)]):
+        for output, sentence in (("taken/a.h5", "taken is a file, not a folder"), ("folder.h5", "it is a folder")):
+            assert main([command[0], str(poscar), *command[1:], "-o", str(tmp_path / output)]) == 1
+            said = capsys.readouterr().err
+            assert sentence in said and said.count("\n") == 1
     assert main(["bands", str(sample("Si-1")), "-o", str(tmp_path / "taken" / "bands")]) == 1
     assert "taken is a file, not a folder" in capsys.readouterr().err
 

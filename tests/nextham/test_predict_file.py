@@ -131,3 +131,5 @@ def test_scratch_rows(tmp_path):
         rows.write(slice(8, 10), torch.ones(2, 3, dtype=torch.float64))
         assert rows.read(np.array([8, 9])).sum() == 6
     assert not list(tmp_path.iterdir())
+    with pytest.raises(FileError, match="cannot keep intermediate results"):
+        ScratchRows(tmp_path / "nowhere", 10, 3, torch.float64)

@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--label", action="append", default=[], metavar="TEXT", help="names in the legend, in order")
     parser.add_argument("--overlap", metavar="MATRIX", help="S, where it is not beside the first matrix")
-    parser.add_argument("--kpath", default="auto", help="auto, corners such as GXWKGL, or corners with coordinates")
+    parser.add_argument(
+        "--kpath", default="auto", help="auto, G alone, corners such as GXWKGL, or corners with coordinates"
+    )
     parser.add_argument("--points", type=int, default=200, help="k-points on the path (default 200)")
     parser.add_argument(
         "--window", type=float, nargs=2, default=(-10.0, 10.0), metavar=("LO", "HI"), help="eV around E_F"
@@ -73,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     specs = [args.matrix, *args.compare]
     if len(args.label) > len(specs):
         raise ValueError(f"label: expected at most one for each of {len(specs)} matrices, got {len(args.label)}")
+    if args.levels is not None and args.levels < 1:
+        raise ValueError(f"levels: expected at least 1, got {args.levels}")
     if args.levels is not None and (args.mesh or args.threshold is not None):
         raise ValueError("levels: takes the Fermi level of Γ and all of S(k), so neither --mesh nor --threshold")
     if not args.window[0] < args.window[1]:

@@ -9,8 +9,8 @@ rr.csr, the matrix elements of the position (rR_route). As in ABACUS's own files
 are kept in ~/.cache/nextham (NEXTHAM_CACHE).
 
 Where the name of the output ends in .h5, H0 and S go into that file alone, group after group of atoms: for systems
-whose matrices do not fit the memory. The file has its name once it is whole; a run that was interrupted goes on when
-the same command is given again.
+whose matrices do not fit the memory. The file has its name once it is whole, before that OUT.h5.part; a run that was
+interrupted goes on when the same command is given again, with the same --memory-budget.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nextham h0`."""
     parser.add_argument("structure", metavar="STRUCTURE", help="STRU, CIF, POSCAR, XYZ, …")
     parser.add_argument("--basis", required=True, metavar="DIR", help="folder of .orb and .upf files")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder, or .h5 file, to write")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or .h5 file, to write")
     parser.add_argument("--position", action="store_true", help="write the matrix elements of the position too")
     parser.add_argument(
         "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> int:
     """Writes an `.h5` group after group of atoms."""
     from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import check_output, print_summary
+    from nextham.cli.run_folder import check_output_file, print_summary
     from nextham.h0 import AtomicFiles, stream_h0
     from nextham.io.hdf5 import read_contents_h5
     from nextham.io.structure_file import read_structure
@@ -112,7 +112,7 @@ def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtyp
     if args.position:
         raise ValueError("position: it is written into a folder, not into an .h5 file")
     stages, output = Stages(), Path(args.output)
-    check_output(output.parent)
+    check_output_file(output)
     with stages("reading the files"):
         structure = read_structure(args.structure)
         files = AtomicFiles.read(args.basis, structure.numbers)

@@ -1,7 +1,7 @@
 """Compiles the GPU kernels of a command before it runs, on this machine or for another one.
 
-A GPU's first call otherwise compiles what it meets, which takes a minute for the published networks. `compile` finds
-out what `nextham predict` (a STRUCTURE and --model) or `nextham train` (--settings) will launch, by running it on a
+A GPU's first call otherwise waits until what it meets is compiled, for minutes on few processors. `compile` finds out
+what `nextham predict` (a STRUCTURE and --model) or `nextham train` (--settings) will launch, by running it on a
 cell of a few atoms of the same elements on the CPU, and compiles that on all processors into Triton's cache
 (~/.triton/cache, or the folder of TRITON_CACHE_DIR). No GPU is needed: --capability says for which one it is. The cache
 may be copied to the machine that has it, if triton and this package are the same there. Give the options of the later
@@ -39,9 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         epilog="examples:\n" + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("structure", nargs="?", metavar="STRUCTURE", help="what `nextham predict` will read")
-    command.add_argument("--model", metavar="DIR", help="its model folder")
-    command.add_argument("--basis", metavar="DIR", help="its folder of .orb and .upf files: kernels of H0 too")
+    command.add_argument(
+        "structure", nargs="?", metavar="STRUCTURE", help="the structure that `nextham predict` will read"
+    )
+    command.add_argument("--model", metavar="DIR", help="the model folder of that prediction")
+    command.add_argument(
+        "--basis",
+        metavar="DIR",
+        help="its folder of .orb and .upf files, if it has one: compiles the kernels of H0 too",
+    )
     command.add_argument("--orbitals", metavar="DIR", help="its folder of the .orb files that the STRU names")
     command.add_argument("--precision", choices=("single", "double"), default="single", help="of its networks")
     command.add_argument("--settings", metavar="FILE", help="settings of `nextham train`, in place of all these")

@@ -9,7 +9,8 @@ H(-R), adjoint to each other; the Hermitian part of what they predict is written
 
 Where the name of the output ends in .h5, H, H0 and S go into that file alone, and --memory-budget bounds all memory but
 some 10 kB per atom: for systems whose matrices do not fit it. H0 and S are computed (--basis), or read from the file of
-`nextham h0 -o FILE.h5` (--h0 FILE.h5). Intermediate results lie in the folder of the output.
+`nextham h0 -o FILE.h5` (--h0 FILE.h5). Intermediate results lie in the folder of the output, what --basis computes as
+OUT-h0.h5; it stays where the prediction is interrupted, and can be given as --h0.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nextham predict`."""
     parser.add_argument("structure", metavar="STRUCTURE", help="STRU of the calculation (or CIF, POSCAR, …)")
-    parser.add_argument("--h0", metavar="FILE", help="H of step zero (hrs0_nao.csr in any of its forms)")
+    parser.add_argument("--h0", metavar="FILE", help="H of step zero (hrs0_nao.csr in any of its forms, or an .h5)")
     parser.add_argument("--overlap", metavar="FILE", help="S (srs1_nao.csr in any of its forms)")
     parser.add_argument(
         "--basis", metavar="DIR", help="folder of .orb and .upf files to compute both from, instead of reading them"
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="DIR", help="model folder: ours, or the published checkpoints"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder, or .h5 file, to write")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or .h5 file, to write")
     parser.add_argument("--orbitals", metavar="DIR", help="folder of the .orb files that the STRU names")
     parser.add_argument(
         "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
@@ -74,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.output.lower().endswith(".h5"):
         return _into_file(args)
+    if args.h0 is not None and args.h0.lower().endswith(".h5") and args.overlap is None:
+        raise ValueError("output: what is predicted from an .h5 of H0 and S is an .h5 too, give -o FILE.h5")
     if (args.h0 is None) != (args.overlap is None) or (args.h0 is None) == (args.basis is None):
         raise ValueError("h0, overlap, basis: give either --h0 and --overlap, or --basis")
     check_output(Path(args.output))
@@ -118,9 +121,10 @@ def _into_file(args: argparse.Namespace) -> int:
     import numpy as np
 
     from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import print_summary
+    from nextham.cli.run_folder import check_output_file, print_summary
     from nextham.device import checked_device
     from nextham.h0 import AtomicFiles, stream_h0
+    from nextham.io.errors import FileError
     from nextham.io.hdf5 import read_contents_h5
     from nextham.io.structure_file import read_structure
     from nextham.model import load_any, predict_file
@@ -130,12 +134,15 @@ def _into_file(args: argparse.Namespace) -> int:
     if args.raw:
         raise ValueError("raw: into an .h5 goes the Hermitian part alone")
     device, stages, output = checked_device(args.device), Stages(), Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    computed = output.with_name(f"{output.stem}-h0.h5")
+    check_output_file(output)
+    if args.basis and computed.exists():
+        raise FileError(computed, "is there already: give it as --h0 in place of --basis, or remove it")
     with stages("reading the files"):
         structure = read_structure(args.structure)
         ensemble = load_any(args.model).to(device)
         ensemble = ensemble.double() if args.precision == "double" else ensemble
-    computed = output.with_name(f"{output.stem}-h0.h5")
+    output.parent.mkdir(parents=True, exist_ok=True)
     if args.basis:
         files = AtomicFiles.read(args.basis, structure.numbers)
         with stages("H of step zero"), bar("atoms") as move:

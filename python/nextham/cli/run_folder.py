@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.structure import Structure
 
-__all__ = ["check_output", "print_summary", "write_run", "write_summary"]
+__all__ = ["check_output", "check_output_file", "print_summary", "write_run", "write_summary"]
 
 
 def check_output(path: Path) -> None:
@@ -27,6 +27,13 @@ def check_output(path: Path) -> None:
         raise FileError(path, f"cannot be written: {there} is a file, not a folder")
     if not os.access(there, os.W_OK):
         raise FileError(path, f"cannot be written: no permission to write into {there}")
+
+
+def check_output_file(path: Path) -> None:
+    """Raises FileError where a file cannot be made, likewise."""
+    if path.is_dir():
+        raise FileError(path, "cannot be written: it is a folder, not a file")
+    check_output(path.parent)
 
 
 def write_run(

@@ -65,7 +65,7 @@ def stream_h0(
 
     They are those of `build_h0` to rounding. The file (`H0` and `S`) is one of `nextham.io.hdf5`, and can be read in
     pieces (`nextham.io.hdf5_pieces`). It gets its name when it is whole; until then it is called `….part`, and a run
-    with the same arguments goes on where another one stopped.
+    with the same arguments goes on where another one stopped; with others, the budget included, it begins anew.
 
     Args:
         structure: any structure; the result is that of its wrapped form, as everywhere.

@@ -131,7 +131,10 @@ class PieceWriter:
             write_metadata(file, metadata or {})
             del file.attrs["key"]
             put_word(file, "format", FORMAT)
-        os.replace(self.part, self.path)
+        try:
+            os.replace(self.part, self.path)
+        except OSError as error:
+            raise FileError(self.path, f"cannot be written ({error.strerror}); it is whole as {self.part}") from error
 
     @contextmanager
     def _open(self, mode: str) -> Iterator[h5py.File]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from nextham.io.errors import FileError
 
 __all__ = ["ScratchRows"]
 
@@ -24,13 +27,17 @@ class ScratchRows:
         n: number of rows.
         width: numbers of a row.
         dtype: float32 or float64.
+
+    Raises:
+        FileError: the folder cannot be written or is full; `read` and `write` too.
     """
 
     def __init__(self, folder: Path, n: int, width: int, dtype: torch.dtype) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
-        self._width, self._dtype = width, dtype
+        self._folder, self._width, self._dtype = folder, width, dtype
         self._row = width * torch.empty(0, dtype=dtype).element_size()
-        self._file.truncate(n * self._row)
+        with self._named():
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
+            self._file.truncate(n * self._row)
 
     def close(self) -> None:
         """Gives the file's room back."""
@@ -59,10 +66,18 @@ class ScratchRows:
     def _move(self, how: Callable[..., int], part: np.ndarray, first: int) -> None:
         view, at = memoryview(part).cast("B"), first * self._row
         while len(view):  # the system may move less than it is asked for
-            moved = how(self._file.fileno(), [view], at)
+            with self._named():
+                moved = how(self._file.fileno(), [view], at)
             if moved <= 0:
-                raise OSError("the file for intermediate results is shorter than it was made")
+                raise FileError(self._folder, "the file for intermediate results is shorter than it was made")
             view, at = view[moved:], at + moved
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FileError(self._folder, f"cannot keep intermediate results ({error.strerror})") from error
 
     @staticmethod
     def _runs(rows: slice | np.ndarray) -> Iterator[tuple[slice, int]]:
