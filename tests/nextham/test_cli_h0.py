@@ -120,6 +120,8 @@ def test_h0_into_a_file(computed, basis, poscar, tmp_path, capsys):
     assert "memory_budget: expected at least" in capsys.readouterr().err
     assert main([*arguments, "--position"]) == 1
     assert "position: it is written into a folder" in capsys.readouterr().err
+    assert main([*arguments, "--format", "npz"]) == 1
+    assert "format, digits: of a folder's matrices" in capsys.readouterr().err
 
 
 def test_predict_computes_what_it_would_read(computed, basis, poscar, model, tmp_path):
@@ -157,6 +159,7 @@ def test_predict_into_a_file(basis, poscar, model, tmp_path, capsys):
     (tmp_path / "POSCAR").write_text(POSCAR.replace("0.45", "0.46"))
     for more, sentence in (
         (["--raw", "--basis", str(basis)], "raw: into an .h5 goes the Hermitian part alone"),
+        (["--digits", "12", "--basis", str(basis)], "format, digits: of a folder's matrices"),
         ([], "give either --h0 FILE.h5, which has S too, or --basis"),
         (["--h0", str(tmp_path / "a.h5" / "x")], "cannot be read"),
     ):

@@ -104,13 +104,14 @@ def run(args: argparse.Namespace) -> int:
 def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> int:
     """Writes an `.h5` group after group of atoms."""
     from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import check_output_file, print_summary
+    from nextham.cli.run_folder import check_output_file, check_plain_h5, print_summary
     from nextham.h0 import AtomicFiles, stream_h0
     from nextham.io.hdf5 import read_contents_h5
     from nextham.io.structure_file import read_structure
 
     if args.position:
         raise ValueError("position: it is written into a folder, not into an .h5 file")
+    check_plain_h5(args.format, args.digits)
     stages, output = Stages(), Path(args.output)
     check_output_file(output)
     with stages("reading the files"):

@@ -121,7 +121,7 @@ def _into_file(args: argparse.Namespace) -> int:
     import numpy as np
 
     from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import check_output_file, print_summary
+    from nextham.cli.run_folder import check_output_file, check_plain_h5, print_summary
     from nextham.device import checked_device
     from nextham.h0 import AtomicFiles, stream_h0
     from nextham.io.errors import FileError
@@ -133,6 +133,7 @@ def _into_file(args: argparse.Namespace) -> int:
         raise ValueError("h0, basis: give either --h0 FILE.h5, which has S too, or --basis, to write an .h5")
     if args.raw:
         raise ValueError("raw: into an .h5 goes the Hermitian part alone")
+    check_plain_h5(args.format, args.digits)
     device, stages, output = checked_device(args.device), Stages(), Path(args.output)
     computed = output.with_name(f"{output.stem}-h0.h5")
     check_output_file(output)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.structure import Structure
 
-__all__ = ["check_output", "check_output_file", "print_summary", "write_run", "write_summary"]
+__all__ = ["check_output", "check_output_file", "check_plain_h5", "print_summary", "write_run", "write_summary"]
 
 
 def check_output(path: Path) -> None:
@@ -34,6 +34,12 @@ def check_output_file(path: Path) -> None:
     if path.is_dir():
         raise FileError(path, "cannot be written: it is a folder, not a file")
     check_output(path.parent)
+
+
+def check_plain_h5(format: str, digits: int) -> None:
+    """Refuses what only the matrices of a folder can be given, where an `.h5` is written."""
+    if format != "text" or digits != 8:
+        raise ValueError("format, digits: of a folder's matrices; an .h5 keeps every bit and takes neither")
 
 
 def write_run(
