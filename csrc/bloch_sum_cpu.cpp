@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "dense_runs.h"
 #include "lanes.h"
 #include "module.h"
 #include "rows.h"
@@ -32,22 +33,10 @@ constexpr int kColumns = 3;
 constexpr std::int64_t kGroup = 1 << 17;
 // Up to so many phases a pair is bound by reading its blocks, and the processor fetches in time.
 constexpr std::int64_t kFewPhases = 2;
-// Of a run of pairs in the dense matrices: a quarter of a second-level cache, since the next run is fetched meanwhile.
-constexpr std::int64_t kRunBytes = 1 << 19;
 
 // A block, or two whose phases are conjugate; `other` is −1 where there is one.
 struct Term {
   std::int64_t vector, block, other;
-};
-
-// A pair of atoms: where its block lies in the dense matrix.
-struct Pair {
-  std::int64_t first, last, row, column, a, b;
-  Pair(const std::int64_t* edges, const std::int64_t* pairs, std::int64_t pair)
-      : first(pairs[pair]), last(pairs[pair + 1]) {
-    const std::int64_t* e = edges + 6 * first;
-    row = e[2], column = e[3], a = e[4], b = e[5];
-  }
 };
 
 // Finds the terms of pairs. Vectors r and n − 1 − r are opposite where their phases are conjugate, to the last bit.
@@ -64,7 +53,7 @@ class Terms {
     }
   }
   // Of blocks whose numbers have `parts` parts.
-  void find(const std::int64_t* edges, const Pair& pair, std::int64_t parts) {
+  void find(const std::int64_t* edges, const AtomPair& pair, std::int64_t parts) {
     const std::int64_t n = static_cast<std::int64_t>(conjugate_.size());
     all.clear();
     for (std::int64_t e = pair.first; e < pair.last; ++e) {
@@ -206,7 +195,7 @@ void one_phase(const std::vector<std::pair<const T*, const T*>>& edges, std::int
 // Calls f(row of the dense block, first number of it in the ragged block, stride of its columns) for each row of a
 // pair.
 template <typename F>
-void each_row(const Pair& pair, std::int64_t size, std::int64_t spins, F f) {
+void each_row(const AtomPair& pair, std::int64_t size, std::int64_t spins, F f) {
   for (std::int64_t s = 0; s < spins * spins; ++s)
     for (std::int64_t a = 0; a < pair.a; ++a)
       f((pair.row + a * spins + s / spins) * size + pair.column + s % spins, (s * pair.a + a) * pair.b);
@@ -263,7 +252,7 @@ void separate(const Complex<T>* from, std::int64_t n, Complex<T>* x, Complex<T>*
 
 // Calls f(row of the dense matrix, numbers of ↑ or ↓ with ↑, the same with ↓) for each row of a pair with two spins.
 template <typename F>
-void each_spin_row(const Pair& pair, std::int64_t size, F f) {
+void each_spin_row(const AtomPair& pair, std::int64_t size, F f) {
   for (std::int64_t s = 0; s < 2; ++s)
     for (std::int64_t a = 0; a < pair.a; ++a) {
       const std::int64_t from = (2 * s * pair.a + a) * pair.b;
@@ -271,92 +260,9 @@ void each_spin_row(const Pair& pair, std::int64_t size, F f) {
     }
 }
 
-// A part of the dense matrices: the pairs [first, last) of one row of atoms, or rows without a pair.
-struct Run {
-  std::int64_t first, last, row, rows, column, end;
-};
-
-// Cuts the dense matrices into runs that fit the second-level cache, and enough of them for all threads.
-inline std::vector<Run> runs_of(const std::int64_t* edges, const std::int64_t* pairs, std::int64_t n_pairs,
-                                std::int64_t size, std::int64_t spins, std::int64_t bytes_per_number) {
-  const std::int64_t most = std::max<std::int64_t>(1, n_pairs / (4 * omp_get_max_threads()));
-  std::vector<Run> runs;
-  std::int64_t covered = 0;
-  for (std::int64_t p = 0; p < n_pairs; ++p) {
-    const Pair pair(edges, pairs, p);
-    const std::int64_t rows = spins * pair.a;
-    if (runs.empty() || runs.back().row != pair.row || runs.back().rows != rows) {  // an atom may have no orbital
-      if (covered < pair.row) runs.push_back({p, p, covered, pair.row - covered, 0, size});
-      runs.push_back({p, p, pair.row, rows, 0, size});
-      covered = pair.row + rows;
-    } else if (p - runs.back().first >= most ||
-               (pair.column + spins * pair.b - runs.back().column) * rows * bytes_per_number > kRunBytes) {
-      runs.back().end = pair.column;
-      runs.push_back({p, p, pair.row, rows, pair.column, size});
-    }
-    runs.back().last = p + 1;
-  }
-  if (covered < size) runs.push_back({n_pairs, n_pairs, covered, size - covered, 0, size});
-  return runs;
-}
-
-// Panels of columns of a run, `numbers` for each pair of orbitals.
-inline std::int64_t panels(const Run& run, const std::int64_t* edges, const std::int64_t* pairs, std::int64_t numbers,
-                           std::int64_t width) {
-  std::int64_t n = 0;
-  for (std::int64_t p = run.first; p < run.last; ++p) {
-    const Pair pair(edges, pairs, p);
-    n += (numbers * pair.a * pair.b + width - 1) / width;
-  }
-  return n;
-}
-
-// Asks for a run of dense matrices ahead of its use, some rows at a time in the order of memory: the rows of a pair are
-// too short and too far apart for the processor to see them coming. (Not inlined, GCC 12 takes it for a function
-// without effect.)
-template <bool Write, typename T>
-class Fetch {
- public:
-  // In about so many steps, from `first` of n_matrices.
-  Fetch(const Run& run, std::int64_t steps, std::int64_t size, const T* first, std::int64_t n_matrices)
-      : rows_(run.rows),
-        left_(run.rows * n_matrices),
-        per_step_(left_ / std::max<std::int64_t>(1, steps) + 1),
-        next_row_(2 * size),
-        next_matrix_(2 * size * (size - run.rows)),
-        from_(first + 2 * (run.row * size + run.column)),
-        length_(2 * (run.end - run.column)) {}
-  __attribute__((always_inline)) inline void step() {
-    for (std::int64_t i = std::min(per_step_, left_); i > 0; --i) {
-      for (const T* at = from_; at < from_ + length_; at += 64 / sizeof(T)) __builtin_prefetch(at, Write, 2);
-      from_ += next_row_;
-      if (++row_ == rows_) row_ = 0, from_ += next_matrix_;
-    }
-    left_ = std::max<std::int64_t>(0, left_ - per_step_);
-  }
-
- private:
-  std::int64_t rows_, left_, per_step_, next_row_, next_matrix_, row_ = 0;
-  const T* from_;
-  std::int64_t length_;
-};
-
-// Zero where no pair of a run is.
-template <typename T>
-void clear(const Run& run, const std::int64_t* edges, const std::int64_t* pairs, std::int64_t size, std::int64_t spins,
-           T* matrix) {
-  std::int64_t column = run.column;
-  for (std::int64_t p = run.first; p <= run.last; ++p) {
-    const std::int64_t end = p < run.last ? Pair(edges, pairs, p).column : run.end;
-    for (std::int64_t row = run.row; row < run.row + run.rows && column < end; ++row)
-      std::fill_n(matrix + 2 * (row * size + column), 2 * (end - column), T(0));
-    if (p < run.last) column = end + spins * Pair(edges, pairs, p).b;
-  }
-}
-
 // A row of C (two, for real blocks) to its places in a dense matrix.
 template <typename T, bool Real>
-void scatter(const Pair& pair, std::int64_t size, std::int64_t spins, const T* c, std::int64_t stride, T* matrix) {
+void scatter(const AtomPair& pair, std::int64_t size, std::int64_t spins, const T* c, std::int64_t stride, T* matrix) {
   auto* to = reinterpret_cast<Complex<T>*>(matrix);
   if (!Real && spins == 2) {
     const auto* from = reinterpret_cast<const Complex<T>*>(c);
@@ -375,7 +281,7 @@ void scatter(const Pair& pair, std::int64_t size, std::int64_t spins, const T* c
 
 // The inverse.
 template <typename T, bool Real>
-void gather(const Pair& pair, std::int64_t size, std::int64_t spins, const T* matrix, T* c, std::int64_t stride) {
+void gather(const AtomPair& pair, std::int64_t size, std::int64_t spins, const T* matrix, T* c, std::int64_t stride) {
   const auto* from = reinterpret_cast<const Complex<T>*>(matrix);
   if (!Real && spins == 2) {
     auto* to = reinterpret_cast<Complex<T>*>(c);
@@ -402,7 +308,7 @@ void forward_of(const T* blocks, const T* coefficient, std::int64_t n_vectors, s
   constexpr std::int64_t w = kLanes<T>, parts = Real ? 1 : 2, rows_per_phase = Real ? 2 : 1, panel_width = kColumns * w;
   std::int64_t largest = 1, most = 1;
   for (std::int64_t p = 0; p < n_pairs; ++p) {
-    const Pair pair(edges, pairs, p);
+    const AtomPair pair(edges, pairs, p);
     largest = std::max(largest, spins * spins * parts * pair.a * pair.b);
     most = std::max(most, pair.last - pair.first);
   }
@@ -415,7 +321,9 @@ void forward_of(const T* blocks, const T* coefficient, std::int64_t n_vectors, s
   const std::int64_t n_groups = (n_phases + group - 1) / group;
   const auto runs = runs_of(edges, pairs, n_pairs, size, spins, 2 * sizeof(T) * group);
   const std::int64_t n_runs = static_cast<std::int64_t>(runs.size());
-  const auto panels_of = [=](const Run& run) { return panels(run, edges, pairs, spins * spins * parts, panel_width); };
+  const auto panels_of = [=](const DenseRun& run) {
+    return panels(run, edges, pairs, spins * spins * parts, panel_width);
+  };
 #pragma omp parallel if (parallel) num_threads(threads)
   {
     const auto sums = buffer<T>(rows_per_phase * group * stride), panel = buffer<T>(2 * most * panel_width);
@@ -424,7 +332,7 @@ void forward_of(const T* blocks, const T* coefficient, std::int64_t n_vectors, s
     std::vector<std::pair<const T*, const T*>> one_by_one;
 #pragma omp for schedule(dynamic)
     for (std::int64_t task = 0; task < n_runs * n_groups; ++task) {
-      const Run run = runs[task / n_groups];
+      const DenseRun run = runs[task / n_groups];
       const std::int64_t q0 = task % n_groups * group, count = std::min(n_phases - q0, group);
       // Probably this thread's next; a run of one pair is written at its end, and fetched meanwhile.
       const std::int64_t next = run.last - run.first > 1 ? task + threads : task;
@@ -434,7 +342,7 @@ void forward_of(const T* blocks, const T* coefficient, std::int64_t n_vectors, s
                            fetches ? std::min(n_phases - next_q0, group) : 0);
       for (std::int64_t q = q0; q < q0 + count; ++q) clear(run, edges, pairs, size, spins, dense + 2 * q * size * size);
       for (std::int64_t p = run.first; p < run.last; ++p) {
-        const Pair pair(edges, pairs, p);
+        const AtomPair pair(edges, pairs, p);
         const std::int64_t d = spins * spins * parts * pair.a * pair.b;
         if (group <= kFewPhases) {
           for (std::int64_t q = 0; q < count; ++q) {
@@ -559,19 +467,19 @@ void backward_of(const T* grad, const T* coefficient, std::int64_t n_vectors, st
   if (n_phases == 0) std::fill_n(grad_blocks, parts * n_numbers, T(0));
   const auto runs = runs_of(edges, pairs, n_pairs, size, spins, 2 * sizeof(T) * n_phases);
   const std::int64_t n_runs = static_cast<std::int64_t>(runs.size());
-  const auto panels_of = [=](const Run& run) { return panels(run, edges, pairs, spins * spins * parts, width); };
+  const auto panels_of = [=](const DenseRun& run) { return panels(run, edges, pairs, spins * spins * parts, width); };
 #pragma omp parallel if (parts * n_numbers * n_phases > kParallelNumbers)
   {
     Terms terms(coefficient, n_phases > kFewPhases ? n_vectors : 0, n_phases);
     std::vector<const T*> phases;
 #pragma omp for schedule(dynamic)
     for (std::int64_t r = 0; r < n_runs; ++r) {
-      const Run run = runs[r];
+      const DenseRun run = runs[r];
       const std::int64_t next = r + omp_get_num_threads();  // probably this thread's next
       const bool fetches = n_phases > kFewPhases && next < n_runs;
       Fetch<false, T> fetch(runs[fetches ? next : 0], panels_of(run), size, grad, fetches ? n_phases : 0);
       for (std::int64_t p = run.first; p < run.last; ++p) {
-        const Pair pair(edges, pairs, p);
+        const AtomPair pair(edges, pairs, p);
         const std::int64_t d = spins * spins * parts * pair.a * pair.b, stride = (d + width - 1) / width * width;
         const std::int64_t most =
             std::max<std::int64_t>(kRows, kGroup / (rows_per_phase * std::max<std::int64_t>(1, stride)));
