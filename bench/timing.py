@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
+from nextham_kernels import result_memory
+
 __all__ = [
     "Ceilings",
     "Clock",
@@ -261,10 +263,13 @@ def _peak_anew() -> None:
 
 
 def _give_back() -> None:
-    """Frees what can be freed and returns it to the system (glibc keeps it otherwise)."""
+    """Frees what can be freed and returns it to the system (glibc and `result_memory` keep it otherwise)."""
     gc.collect()
+    if _keeps:
+        return
+    result_memory.release()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None and not _keeps:
+    if trim is not None:
         trim(0)
 
 

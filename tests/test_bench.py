@@ -17,6 +17,7 @@ from bench.bench_model import CASES, IMPLEMENTATIONS, problem, published, refere
 from bench.published import PublishedEnsemble
 from bench.published.layers import segment_softmax
 from nextham.model.config import NextHAMConfig
+from nextham_kernels import result_memory
 from nextham_kernels.loading import loaded
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,6 +189,14 @@ def test_peak_memory_counts_what_a_run_holds_at_once():
 
     result, peak = timing.peak_memory(run, torch.device("cpu"))
     assert result == 2 and 95 < peak < 115
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from the kernel's pages")
+def test_peak_memory_counts_results_that_an_earlier_run_left():
+    like = torch.zeros(1, dtype=torch.float64)
+    for _ in range(2):
+        peak = timing.peak_memory(lambda: result_memory.zeros(like, (5 * 10**6,)).sum(), torch.device("cpu"))[1]
+        assert 38 < peak < 50
 
 
 def test_ceilings_are_those_of_a_machine(one_thread):
