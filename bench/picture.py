@@ -1,6 +1,7 @@
 """Command line: `python -m bench.picture [--device NAME] [-o docs/speed.png]` draws the stored speed-ups as bars.
 
-Above the network against the published formulation, below tensor products against e3nn, float32: the newest lines.
+Above the network against the published formulation, below tensor products of 1,000 and 20,000 rows against e3nn, in
+float32: the newest lines.
 """
 
 import argparse
@@ -10,37 +11,58 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from bench import record, table
+from bench.cases import TENSOR_PRODUCT
 
 __all__ = ["draw", "main"]
 
 COLORS = {"forward": "#3b6ea5", "both": "#d08b3c", "train": "#d08b3c"}
 
 
-def draw(network: list[record.Line], products: list[record.Line], rows: int = 1000) -> Figure:
+def draw(network: list[record.Line], products: list[record.Line], rows: Sequence[int] = (1000, 20000)) -> Figure:
     """Returns the picture of both lists of lines (`bench.table.newest`)."""
-    runs = {f"{line['direction']}, {str(line['case']).removesuffix('/kept')}": line for line in network}
-    bars = [(name, {str(line["direction"]): float(line["speedup"])}) for name, line in runs.items()]
-    cases: dict[str, dict[str, float]] = {}
+    bars = list({_name(line): {str(line["direction"]): float(line["speedup"])} for line in network}.items())
+    cases: dict[str, dict[int, dict[str, float]]] = {case: {} for case in TENSOR_PRODUCT}  # in their order
     for line in products:
         case, _, count = str(line["case"]).rpartition("-")
-        if count == str(rows) and line["dtype"] == "float32" and line["direction"] in COLORS:
-            cases.setdefault(case, {})[str(line["direction"])] = float(line["speedup"])
-    figure = Figure(figsize=(8, 1.6 + 0.28 * len(bars) + 0.34 * len(cases)), layout="constrained")
-    upper, lower = figure.subplots(2, 1, height_ratios=[len(bars) + 1, 1.3 * len(cases) + 1], sharex=True)
-    _bars(upper, bars, "The network against the published formulation")
-    _bars(lower, list(cases.items()), f"Tensor products of {rows:,} rows against e3nn")
-    lower.set_xlabel("times as fast (float32, CPU, two threads, same run)")
-    handles = [lower.barh(0, 0, color=COLORS[key]) for key in ("forward", "both")]
-    lower.legend(handles, ["forward", "forward + gradients"], loc="lower right", frameon=False)
+        if int(count) in rows and line["dtype"] == "float32" and line["direction"] in COLORS:
+            of_rows = cases.setdefault(case, {}).setdefault(int(count), {})
+            of_rows[str(line["direction"])] = float(line["speedup"])
+    cases = {case: found for case, found in cases.items() if found}
+    figure = Figure(figsize=(10, 1.6 + 0.28 * len(bars) + 0.34 * len(cases)), layout="constrained")
+    grid = figure.add_gridspec(2, len(rows), height_ratios=[len(bars) + 1, 1.3 * len(cases) + 1])
+    _bars(figure.add_subplot(grid[0, 0]), bars, "The network against the published formulation")
+    for column, n in enumerate(rows):
+        axes = figure.add_subplot(grid[1, column])
+        _bars(
+            axes,
+            [(case, found.get(n, {})) for case, found in cases.items()],
+            f"Tensor products of {n:,} rows against e3nn",
+        )
+        if column:
+            axes.set_yticklabels([])
+        axes.set_xlabel("times as fast")
+    legend = figure.add_subplot(grid[0, -1])
+    legend.set_axis_off()
+    handles = [Patch(color=COLORS[key]) for key in ("forward", "both")]
+    legend.legend(handles, ["forward", "forward + gradients"], loc="center", frameon=False)
+    legend.set_title("float32, CPU, two threads, both in the same run", fontsize=10)
     return figure
+
+
+def _name(line: record.Line) -> str:
+    """What a line of the network says, such as `inference, 12 Si atoms, 4 networks`."""
+    case, *rest = str(line["case"]).removesuffix("/kept").split("/")
+    words = [{"forward": "inference", "train": "training step"}[str(line["direction"])], f"{case[2:]} Si atoms"]
+    return ", ".join([*words, *(word.replace("-", " ") for word in rest)])
 
 
 def _bars(axes: Axes, groups: list[tuple[str, dict[str, float]]], title: str) -> None:
     """Draws a group of bars for each name, first name on top."""
     for place, (_, values) in enumerate(groups):
-        height = 0.8 / len(values)
+        height = 0.8 / max(len(values), 1)
         for index, (direction, value) in enumerate(sorted(values.items(), reverse=True)):
             y = place - 0.4 + height * (index + 0.5)
             axes.barh(y, value, height, color=COLORS[direction])

@@ -284,15 +284,22 @@ def test_published_network_is_the_published_code(shared):
 
 
 def test_picture_of_the_stored_lines(tmp_path, capsys):
-    network = [{"case": "si2", "direction": "forward", "speedup": 3.0}]
+    network = [
+        {"case": case, "direction": "train", "speedup": speedup}
+        for case, speedup in (("si12", 2.0), ("si12/kept", 3.0), ("si2/4-networks", 4.0))
+    ]
     products = [
         {"case": f"{case}-1000", "dtype": "float32", "direction": direction, "speedup": 2.0}
         for case in ("a", "b")
         for direction in ("forward", "both", "backward")
     ]
-    upper, lower = picture.draw(network, products).axes
-    assert [bar.get_width() for bar in upper.patches] == [3.0]
-    assert [bar.get_width() for bar in lower.patches] == [2.0] * 4 + [0, 0]  # the last two for the legend
+    products.append({"case": "a-20000", "dtype": "float32", "direction": "both", "speedup": 5.0})
+    upper, left, right, _ = picture.draw(network, products).axes
+    assert [bar.get_width() for bar in upper.patches] == [3.0, 4.0]
+    names = [label.get_text() for label in upper.get_yticklabels()]
+    assert names == ["training step, 12 Si atoms", "training step, 2 Si atoms, 4 networks"]
+    assert [bar.get_width() for bar in left.patches] == [2.0] * 4
+    assert [bar.get_width() for bar in right.patches] == [5.0]
     assert picture.main(["-o", str(tmp_path / "speed.png")]) == 0
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
