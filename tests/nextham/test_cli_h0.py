@@ -14,6 +14,7 @@ from nextham.cli.sources import open_source
 from nextham.data import sample
 from nextham.h0 import AtomicFiles, build_h0, position_matrix
 from nextham.io.csr import read_blocks
+from nextham.io.hdf5_pieces import PieceWriter
 from nextham.io.position_file import read_position
 from nextham.io.structure_file import read_structure
 from nextham.model import Ensemble, NextHAMConfig, save
@@ -116,6 +117,11 @@ def test_h0_into_a_file(computed, basis, poscar, tmp_path, capsys):
     for name in ("H0", "S"):
         matrix = expected.read(name)
         np.testing.assert_allclose(found.read(name).on(matrix.graph).data, matrix.data, rtol=0, atol=1e-11)
+    part = tmp_path / "new" / "other.h5.part"
+    structure = read_structure(poscar)
+    PieceWriter(part.with_suffix(""), structure, Basis({1: [0], 14: [0]}), None)  # as a run that was stopped leaves it
+    assert main(["bands", f"{part}:H0"]) == 1
+    assert "other.h5.part: is incomplete: the run that wrote it" in capsys.readouterr().err
     assert main([*arguments, "--memory-budget", "1kB"]) == 1
     assert "memory_budget: expected at least" in capsys.readouterr().err
     assert main([*arguments, "--position"]) == 1

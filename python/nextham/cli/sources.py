@@ -109,7 +109,7 @@ def open_source(
     if path.is_dir() and (path / "overlap.h5").is_file():
         return _open_deeph(path)
     h5 = path / H5_NAME if path.is_dir() else path
-    if h5.is_file() and h5.suffix == ".h5":
+    if h5.is_file() and (h5.suffix == ".h5" or h5.name.endswith(".h5.part")):
         return _open_h5(path, h5)
     if path.suffix == ".pth":
         return _open_published_sample(path)
