@@ -165,6 +165,7 @@ def test_predict_into_a_file(basis, poscar, model, tmp_path, capsys):
     (tmp_path / "POSCAR").write_text(POSCAR.replace("0.45", "0.46"))
     for more, sentence in (
         (["--raw", "--basis", str(basis)], "raw: into an .h5 goes the Hermitian part alone"),
+        (["--orbitals", "DIR", "--basis", str(basis)], "orbitals: the .h5 of --h0 and the files of --basis say what"),
         (["--digits", "12", "--basis", str(basis)], "format, digits: of a folder's matrices"),
         ([], "give either --h0 FILE.h5, which has S too, or --basis"),
         (["--h0", str(tmp_path / "a.h5" / "x")], "cannot be read"),

@@ -133,6 +133,8 @@ def _into_file(args: argparse.Namespace) -> int:
         raise ValueError("h0, basis: give either --h0 FILE.h5, which has S too, or --basis, to write an .h5")
     if args.raw:
         raise ValueError("raw: into an .h5 goes the Hermitian part alone")
+    if args.orbitals is not None:
+        raise ValueError("orbitals: the .h5 of --h0 and the files of --basis say what the orbitals are")
     check_plain_h5(args.format, args.digits)
     device, stages, output = checked_device(args.device), Stages(), Path(args.output)
     computed = output.with_name(f"{output.stem}-h0.h5")
