@@ -15,11 +15,15 @@ import torch
 from bench import bench_h0
 from nextham.h0 import local, overlap_and_kinetic
 from nextham_kernels.loading import use_reference
+from nextham_kernels.ops.grid_integrals import grid_integrals
+from nextham_kernels.ops.superposition import superposition
+from nextham_kernels.ops.xc_potential import xc_potential
 
 __all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "problem", "recorded"]
 
 CASES = {name: bench_h0.CASES[name] for name in ("si1", "si2", "si64", "si512")}
-DIRECTIONS = ("superposition", "xc_potential", "grid_integrals")
+OPS = {"superposition": superposition, "xc_potential": xc_potential, "grid_integrals": grid_integrals}
+DIRECTIONS = tuple(OPS)
 
 Arguments = tuple[object, ...]
 Runs = dict[str, Callable[[], dict[str, torch.Tensor]]]
@@ -50,17 +54,20 @@ def recorded(case: str, brick: int) -> dict[str, Arguments]:
     found: dict[str, Arguments] = {}
 
     def noting(name: str) -> Callable:
-        op = getattr(local, name)
-
         def run(*arguments: object) -> torch.Tensor:
             found.setdefault(name, arguments)
-            return op(*arguments)
+            return OPS[name](*arguments)
 
         return run
 
     with (
         mock.patch.object(local, "BRICK", brick),
-        mock.patch.multiple(local, **{name: noting(name) for name in DIRECTIONS}),
+        mock.patch.multiple(
+            local,
+            superposition=noting("superposition"),
+            xc_at=noting("xc_potential"),
+            grid_integrals=noting("grid_integrals"),
+        ),
     ):
         local.local_potential(overlap, files.orbitals, files.pseudopotentials, memory_budget=1 << 40)
     return found
@@ -82,7 +89,7 @@ def kernel(problem: Problem) -> Runs:
     """The ops."""
 
     def run_of(name: str) -> Callable[[], dict[str, torch.Tensor]]:
-        return lambda: {"y": getattr(local, name)(*problem.arguments[name])}
+        return lambda: {"y": OPS[name](*problem.arguments[name])}
 
     return {name: run_of(name) for name in DIRECTIONS}
 
