@@ -84,8 +84,8 @@ def accelerate(model: torch.nn.Module, *, dry_run: bool = False) -> Report:
         kind = type(module)
         if kind in _OURS:
             inside.append(name)
-            if elsewhere:
-                report.kept[name] = elsewhere
+            if kept := elsewhere or _channels(module):
+                report.kept[name] = kept
                 continue
             report.replaced[name] = kind.__name__
             if not dry_run:
@@ -127,6 +127,12 @@ def _without_kernels(devices: set[str]) -> str | None:
     if "cuda" in devices and not reference_only():
         return missing().get("triton")
     return None
+
+
+def _channels(module: torch.nn.Module) -> str:
+    """Why a linear map of channels stays e3nn's, or nothing."""
+    maps = isinstance(module, o3.Linear) and (module.weight.ndim > 1 or module.bias.ndim > 1)
+    return "f_in: e3nn's own code is as quick" if maps else ""
 
 
 def _adopt(module: torch.nn.Module, ours: type) -> None:

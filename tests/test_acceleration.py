@@ -217,3 +217,10 @@ def test_report():
     assert isinstance(report, Report)
     with harness.raises(TypeError, "model: expected a torch.nn.Module, got str"):
         nextham_kernels.accelerate("model")
+
+
+def test_a_linear_map_of_channels_stays():
+    model = torch.nn.Sequential(o3.Linear("4x0e", "4x0e", f_in=2, f_out=3), o3.Linear("4x0e", "2x0e"))
+    report = nextham_kernels.accelerate(model)
+    assert list(report.replaced) == ["1"] and report.kept == {"0": "f_in: e3nn's own code is as quick"}
+    assert type(model[0]) is o3.Linear

@@ -186,6 +186,12 @@ def test_running_averages(case):
     harness.assert_close(ours.eval()(x), theirs.eval()(x))
 
 
+@pytest.mark.parametrize("irreps_out", ["2x4e", ""])
+def test_channels_that_nothing_leads_to(irreps_out):
+    found = nn.Linear("4x0e+3x1o", irreps_out, f_in=3, f_out=2)(torch.ones(5, 3, 13))
+    assert found.shape == (5, 2, o3.Irreps(irreps_out).dim) and not found.any()
+
+
 def test_paths_that_are_none_are_refused():
     with harness.raises(ValueError, "(0, 0, 0, 'uuw'): expected weights"):
         nn.TensorProduct("3x1o", "3x1o", "2x0e", [(0, 0, 0, "uuw", False)])
