@@ -91,18 +91,21 @@ def test_a_run_that_is_interrupted_goes_on(files, tmp_path):
     assert read_contents_h5(path).n_edges == {"H0": resumed["H0"].n_edges, "S": resumed["S"].n_edges}
 
 
-def test_what_cannot_be_continued_is_made_anew(files, tmp_path):
+def test_what_cannot_be_continued_is_refused(files, tmp_path):
     path, part = tmp_path / "h.h5", tmp_path / "h.h5.part"
     budget = least(SIX, files, path)
     part.write_bytes(b"\x89HDF\r\n\x1a\n cut short")
-    stream_h0(SIX, files, path, memory_budget=budget)
-    expected = read_blocks_h5(path)["H0"]
+    with pytest.raises(FileError, match=r"h\.h5\.part: a run was stopped while it wrote it, remove it to begin anew"):
+        stream_h0(SIX, files, path, memory_budget=budget)
+    part.unlink()
 
     moved = Structure(SIX.cell, SIX.positions + 0.1, SIX.numbers)  # an unfinished file of another structure
     with pytest.raises(Stopped):
         stream_h0(moved, files, path, memory_budget=budget, progress=stop)
-    stream_h0(SIX, files, path, memory_budget=budget)
-    np.testing.assert_array_equal(read_blocks_h5(path)["H0"].data, expected.data)
+    written = part.read_bytes()
+    with pytest.raises(FileError, match=r"h\.h5\.part: is another run's .* remove it to begin anew"):
+        stream_h0(SIX, files, path, memory_budget=budget)
+    assert part.read_bytes() == written and not path.exists()
 
 
 def test_pieces_are_read_alone(files, tmp_path):

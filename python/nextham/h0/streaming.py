@@ -65,7 +65,7 @@ def stream_h0(
 
     They are those of `build_h0` to rounding. The file (`H0` and `S`) is one of `nextham.io.hdf5`, and can be read in
     pieces (`nextham.io.hdf5_pieces`). It gets its name when it is whole; until then it is called `….part`, and a run
-    with the same arguments goes on where another one stopped; with others, the budget included, it begins anew.
+    with the same arguments goes on where another one stopped; with others, the budget included, it is refused.
 
     Args:
         structure: any structure; the result is that of its wrapped form, as everywhere.
@@ -78,7 +78,7 @@ def stream_h0(
 
     Raises:
         ValueError: as `build_h0`, or a budget that is too small for the rows of one atom.
-        FileError: the file cannot be written.
+        FileError: the file cannot be written, or an unfinished one cannot be continued.
     """
     plan = _Plan.of(structure, basis, DEFAULT_BUDGET if memory_budget is None else memory_budget)
     whole, species = plan.structure, sorted(structure.species())

@@ -50,7 +50,7 @@ class PieceWriter:
         key: says of what it is made: an unfinished file of the same key is continued; None begins anew.
 
     Raises:
-        FileError: the file cannot be written.
+        FileError: the file cannot be written, or there is an unfinished one that this key cannot continue.
     """
 
     def __init__(self, path: str | os.PathLike[str], structure: Structure, basis: Basis, key: str | None) -> None:
@@ -150,10 +150,14 @@ class PieceWriter:
         """Pieces of an unfinished file of the same key that can be used; what came after them is cut off."""
         import h5py
 
+        if not self.part.exists():
+            return 0
         try:
             with h5py.File(self.part, "r+", libver=("v110", "v110")) as file:
                 if word(file, "format") != INCOMPLETE or word(file, "key") != self._key:
-                    return 0
+                    raise FileError(
+                        self.part, "is another run's (structure, files, precision or budget): remove it to begin anew"
+                    )
                 end = file["graphs/0/pieces"][-1]
                 for name in ("src", "dst", "R"):
                     file["graphs/0"][name].resize(int(end[0]), axis=0)
@@ -161,8 +165,12 @@ class PieceWriter:
                     for plane in group["half"].values():
                         plane.resize((min(int(end[2]), len(plane)),))
                 return len(file["graphs/0/pieces"]) - 1
-        except (OSError, RuntimeError, KeyError, ValueError):
-            return 0  # there is none, or it was damaged when the run was killed while it wrote
+        except FileError:
+            raise
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise FileError(
+                self.part, f"a run was stopped while it wrote it, remove it to begin anew ({error})"
+            ) from error
 
     @staticmethod
     def _group(parent: h5py.Group, name: str, matrix: Blocks, relative: str | None) -> h5py.Group:
