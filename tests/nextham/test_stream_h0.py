@@ -48,7 +48,9 @@ def test_equal_to_the_whole(name, times, files, tmp_path):
         np.testing.assert_array_equal(matrix.graph.structure.positions, expected.graph.structure.positions)
     assert steps[-1] == (structure.n_atoms, structure.n_atoms) and steps == sorted(steps)
     with open_pieces(path) as reader:
-        assert reader.n_pieces == {1: structure.n_atoms, 1000: 1}.get(times, reader.n_pieces)
+        # Where one silicon atom fits, so may two of hydrogen.
+        fewest, most = {1: (structure.n_atoms - 1, structure.n_atoms), 1000: (1, 1)}.get(times, (1, structure.n_atoms))
+        assert fewest <= reader.n_pieces <= most
     assert not (tmp_path / "h.h5.part").exists()
 
 

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 from scipy.special import spherical_jn
 
 from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 
 __all__ = ["Radial", "simpson_weights"]
+
+PROJECTOR_MESH = 0.02
+"""Spacing of the mesh that ABACUS puts projectors on before it transforms them, Bohr."""
+
+_NOTHING = 1e-10
+"""Bohr^(−1/2): where |r·β| stays below it, ABACUS takes the projector for ended."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +41,25 @@ class Radial:
 
     @classmethod
     def of_projectors(cls, pseudo: Pseudopotential) -> Radial:
-        """Returns the projectors of a pseudopotential, on the part of the mesh where one of them is not zero."""
-        end = int(np.flatnonzero(pseudo.r_beta.any(axis=0)).max(initial=0)) + 2
-        return cls(pseudo.l, pseudo.r_beta[:, :end], pseudo.dr)
+        """Returns the projectors of a pseudopotential on a mesh of 0.02 Bohr, cut where ABACUS cuts them.
+
+        Files store projectors with jagged ends, which no quadrature integrates: ABACUS's sum over this mesh is what
+        defines the matrix elements (by 3e-5 eV between the d shells of published Cd). A projector ends at the last
+        point of the file, of those counted by even numbers from 0 on, that is not behind its last |r·β| > 1e-10; ABACUS
+        compares the decimal number of the file with i · 0.02 in floating point, so does this.
+        """
+        sampled = []
+        for r_beta in pseudo.r_beta:
+            last = int(np.flatnonzero(np.abs(r_beta) > _NOTHING).max(initial=1))
+            last -= last % 2
+            r = pseudo.dr * np.arange(last + 1)
+            mesh = PROJECTOR_MESH * np.arange(int(r[-1] / PROJECTOR_MESH) + 2)
+            inside = mesh[mesh <= round(r[-1], 10)]
+            sampled.append(CubicSpline(r, r_beta[: last + 1])(inside) if last else np.zeros(1))
+        r_f = np.zeros((len(sampled), max(map(len, sampled)) + 1))
+        for row, values in zip(r_f, sampled, strict=True):
+            row[: len(values)] = values
+        return cls(pseudo.l, r_f, PROJECTOR_MESH)
 
     @property
     def cutoff(self) -> float:
@@ -54,9 +77,10 @@ class Radial:
         return np.concatenate([np.arange(end - 2 * l - 1, end) for x, end in zip(self.l, ends, strict=True) if x == l])
 
     def transform(self, q: np.ndarray) -> np.ndarray:
-        """Returns f̃(q) = ∫ r² f(r) j_l(qr) dr by Simpson's rule.
+        """Returns f̃(q) = ∫ r² f(r) j_l(qr) dr by the trapezoid rule, as ABACUS.
 
-        The error at 0.01 Bohr is below 1e-9 for functions that vanish smoothly where the mesh ends.
+        The integrand is even in r, so the error at 0.01 Bohr is below 1e-9 for functions that vanish smoothly where the
+        mesh ends.
 
         Args:
             q: wave numbers [n_q], 1/Bohr.
@@ -65,10 +89,9 @@ class Radial:
             [n, n_q].
         """
         r = self.dr * np.arange(self.r_f.shape[1])
-        weights = r * simpson_weights(len(r), self.dr)
         result = np.empty((len(self.l), len(q)))
         for l in set(self.l):
-            kernel = spherical_jn(l, np.outer(r, q)) * weights[:, None]
+            kernel = spherical_jn(l, np.outer(r, q)) * (r * self.dr)[:, None]
             which = [i for i, x in enumerate(self.l) if x == l]
             result[which] = self.r_f[which] @ kernel
         return result

@@ -20,7 +20,7 @@ import numpy as np
 
 __all__ = ["cache_folder", "cached_table", "content_key"]
 
-VERSION = 1
+VERSION = 2
 """Part of every key: to be raised when the tables of the same input change."""
 
 _DIGEST = 16
