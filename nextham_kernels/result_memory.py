@@ -57,7 +57,8 @@ def empty(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
             block.madvise(mmap.MADV_HUGEPAGE)
     array = np.frombuffer(block, dtype=np.uint8)
     weakref.finalize(array, _give, block).atexit = False
-    return torch.from_numpy(array)[:n_bytes].view(like.dtype).view(*shape)
+    # Not a view, of which autograd would copy the gradient three times where it is written to in place.
+    return like.new_empty(0).set_(torch.from_numpy(array).untyped_storage(), 0, tuple(shape))
 
 
 def empty_like(tensor: torch.Tensor) -> torch.Tensor:

@@ -83,6 +83,7 @@ def test_tensors_are_ordinary():
     stored.seek(0)
     for other in (copy.deepcopy(tensor), torch.load(stored), tensor.clone(), tensor.float()):
         assert other.data_ptr() != tensor.data_ptr() and bool((other == 2).all())
+    assert not tensor._is_view()  # else autograd copies the gradient of whatever writes to it in place
     assert (tensor.requires_grad_() * 3).sum().item() == 6 * N
 
 
