@@ -1,12 +1,12 @@
 """From a structure to H of step zero and to the prediction, stage by stage: silicon, displaced by 0.05 Å.
 
 Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the grid), `h0` (all of it, tables and files
-in memory), `file` (all of it into an .h5 file in the folder for temporary files, within 1 GB), `network` (four
-networks of the published sizes with random weights, from H(0) to ΔH, in pieces), `total`
-(both) and `bands` (levels of H(0) at a mesh of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one
-for more; all levels, or from 512 atoms on, as `nextham bands --kpath G --levels 60`, the Fermi level of Γ and the 60
-levels nearest to it). Cases `slab64-…` are 64 atoms with so many Å of vacuum in their cell. `reference` runs every op's
-plain reference.
+in memory), `file` (all of it into an .h5 file in the folder for temporary files, within 1 GB), `file-single` (the same
+within 4 GB, in single precision on the grid and in the file, 0.25 MB per silicon atom), `network` (four networks of the
+published sizes with random weights, from H(0) to ΔH, in pieces), `total` (both) and `bands` (levels of H(0) at a mesh
+of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one for more; all levels, or from 512 atoms on, as
+`nextham bands --kpath G --levels 60`, the Fermi level of Γ and the 60 levels nearest to it). Cases `slab64-…` are 64
+atoms with so many Å of vacuum in their cell. `reference` runs every op's plain reference.
 The files are those of `--basis DIR` (the case is then called `…/files`), or Gaussian functions with the shells,
 projectors and radii of published silicon. H(0) is computed in double precision; `--dtype` is that of the networks.
 Bytes and flops are not counted.
@@ -19,6 +19,7 @@ from functools import cached_property
 from math import gamma
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,16 +36,16 @@ from nextham_kernels.loading import use_reference
 
 __all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments", "label", "problem"]
 
-ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096, 8000)
+ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096, 8000, 97336)
 VACUUM = (0, 10, 40, 160, 640)
 CASES = {f"si{n}": (n, 0) for n in ATOMS} | {f"slab64-{height}": (64, height) for height in VACUUM}
-DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "file", "network", "total", "bands")
+DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "file", "file-single", "network", "total", "bands")
 MANY, LEVELS = 512, 60
 MESH = {2: 6, 64: 2}
 """Atoms → k-points along each lattice vector; one for all others."""
 LATTICE_CONSTANT = 5.43
 NETWORK_BUDGET = 1 << 30
-FILE_BUDGET = 10**9
+FILE_BUDGET, SINGLE_BUDGET = 10**9, 4 * 10**9
 
 Tensors = dict[str, torch.Tensor]
 Runs = dict[str, Callable[[], Tensors]]
@@ -128,10 +129,10 @@ def kernels(problem: Problem) -> Runs:
         h0, _ = build_h0(structure, files)
         return _tensors(delta=predict_delta(problem.ensemble, h0, NETWORK_BUDGET))
 
-    def into_file() -> Tensors:
+    def into_file(memory_budget: int, **options: Any) -> Tensors:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "h0.h5"
-            stream_h0(structure, files, path, memory_budget=FILE_BUDGET)
+            stream_h0(structure, files, path, memory_budget=memory_budget, **options)
             return {"bytes": torch.tensor([float(path.stat().st_size)])}
 
     return {
@@ -139,7 +140,8 @@ def kernels(problem: Problem) -> Runs:
         "nonlocal": lambda: _tensors(v=nonlocal_potential(structure, orbitals, pseudopotentials)),
         "local": lambda: _tensors(v=local_potential(problem.overlap, orbitals, pseudopotentials)),
         "h0": lambda: _tensors(**dict(zip("hs", build_h0(structure, files), strict=True))),
-        "file": into_file,
+        "file": lambda: into_file(FILE_BUDGET),
+        "file-single": lambda: into_file(SINGLE_BUDGET, dtype=torch.float32, precision="single"),
         "network": lambda: _tensors(delta=predict_delta(problem.ensemble, problem.h0, NETWORK_BUDGET)),
         "total": total,
         "bands": problem.bands,

@@ -117,6 +117,8 @@ def test_h0_into_a_file(computed, basis, poscar, tmp_path, capsys):
     for name in ("H0", "S"):
         matrix = expected.read(name)
         np.testing.assert_allclose(found.read(name).on(matrix.graph).data, matrix.data, rtol=0, atol=1e-11)
+    assert main([*arguments, "--precision", "single"]) == 0
+    assert open_source(tmp_path / "new" / "large.h5").read("H0").data.dtype == np.complex64
     part = tmp_path / "new" / "other.h5.part"
     structure = read_structure(poscar)
     PieceWriter(part.with_suffix(""), structure, Basis({1: [0], 14: [0]}), None)  # as a run that was stopped leaves it
@@ -128,6 +130,8 @@ def test_h0_into_a_file(computed, basis, poscar, tmp_path, capsys):
     assert "position: it is written into a folder" in capsys.readouterr().err
     assert main([*arguments, "--format", "npz"]) == 1
     assert "format, digits: of a folder's matrices" in capsys.readouterr().err
+    assert main([*arguments[:-1], str(tmp_path / "folder"), "--precision", "single"]) == 1
+    assert "precision: of the numbers of an .h5" in capsys.readouterr().err
 
 
 def test_predict_computes_what_it_would_read(computed, basis, poscar, model, tmp_path):

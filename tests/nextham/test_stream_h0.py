@@ -1,5 +1,7 @@
 """H of step zero written group by group: equal to the whole one, however the atoms are cut into groups."""
 
+import weakref
+
 import harness
 import numpy as np
 import pytest
@@ -63,6 +65,34 @@ def test_without_spin_orbit_coupling(files, tmp_path):
         h0, _ = build_h0(SIX, basis)
         assert h0.n_spin == n_spin
         np.testing.assert_allclose(read_blocks_h5(path)["H0"].on(h0.graph).data, h0.data, rtol=0, atol=1e-11)
+
+
+def test_single_precision(files, tmp_path):
+    budget = least(SIX, files, tmp_path / "h.h5")
+    for precision in ("double", "single"):
+        stream_h0(SIX, files, tmp_path / f"{precision}.h5", memory_budget=budget, precision=precision)
+    found = read_blocks_h5(tmp_path / "single.h5")
+    for name, expected in read_blocks_h5(tmp_path / "double.h5").items():
+        dtype = np.complex64 if name == "H0" else np.float32
+        assert found[name].data.dtype == dtype
+        np.testing.assert_array_equal(found[name].data, expected.data.astype(dtype))
+    with harness.raises(ValueError, "precision: expected 'single', 'double' or None, got 'half'"):
+        stream_h0(SIX, files, tmp_path / "half.h5", memory_budget=budget, precision="half")
+    assert not list(tmp_path.glob("half*"))
+
+
+def test_one_piece_exists_at_a_time(files, tmp_path, monkeypatch):
+    pieces, append, alive = [], PieceWriter.append, []
+
+    def watched(self, matrices):
+        pieces.append(weakref.ref(matrices["H0"].data))
+        append(self, matrices)
+
+    monkeypatch.setattr(PieceWriter, "append", watched)
+    count = lambda *_: alive.append(sum(piece() is not None for piece in pieces))  # noqa: E731
+    path = tmp_path / "h.h5"
+    stream_h0(SIX, files, path, memory_budget=least(SIX, files, path), progress=count)
+    assert len(pieces) > 3 and len(alive) > len(pieces) and not any(alive)
 
 
 class Stopped(Exception):

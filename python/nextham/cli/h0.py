@@ -10,7 +10,7 @@ are kept in ~/.cache/nextham (NEXTHAM_CACHE).
 
 Where the name of the output ends in .h5, H0 and S go into that file alone, group after group of atoms: for systems
 whose matrices do not fit the memory. The file has its name once it is whole, before that OUT.h5.part; a run that was
-interrupted goes on when the same command is given again, with the same --memory-budget.
+interrupted goes on when the same command is given again, with the same --memory-budget. --precision single halves it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ EXAMPLES = """\
   nextham h0 STRU --basis DIR -o h0
   nextham h0 silicon.cif --basis DIR --position -o h0
   nextham h0 STRU --basis DIR --memory-budget 4GB -o large.h5
+  nextham h0 STRU --basis DIR --memory-budget 4GB --single --precision single -o large.h5
   nextham bands h0:H0 --pseudo DIR
   nextham compare h0:H0 RUN:H0"""
 
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
     parser.add_argument("--device", default="cpu", help="where it is computed: cpu (default), cuda or cuda:N")
     parser.add_argument("--single", action="store_true", help="single precision on the grid, off by at most 0.1 meV")
+    parser.add_argument("--precision", choices=("single", "double"), help="of the numbers of an .h5 (default double)")
     parser.add_argument(
         "--memory-budget",
         type=memory_size,
@@ -67,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     device, dtype = checked_device(args.device), torch.float32 if args.single else torch.float64
     if args.output.lower().endswith(".h5"):
         return _into_file(args, device, dtype)
+    if args.precision is not None:
+        raise ValueError("precision: of the numbers of an .h5 as output; those of a folder are in double precision")
     check_output(Path(args.output))
     stages = Stages()
     with stages("reading the files"):
@@ -120,6 +124,7 @@ def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtyp
     output.parent.mkdir(parents=True, exist_ok=True)
     with stages("H of step zero"), bar("atoms") as move:
         settings = {"memory_budget": args.memory_budget, "device": device, "dtype": dtype}
+        settings |= {} if args.precision is None else {"precision": args.precision}
         stream_h0(structure, files, output, progress=move, **settings)
     contents = read_contents_h5(output)
     summary = {

@@ -13,7 +13,7 @@ reach, which is why groups are larger than pieces: for silicon and a budget of 1
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,10 @@ _PER_ATOM = 30_000
 _PER_PAIR = 200
 """Bytes for a pair of a group, while it is found and sorted."""
 
+_SHARE = 0.45
+"""Of what the budget leaves beside the grid: for a group, and as much for a piece of it; a tenth is what a piece needs
+while it is made."""
+
 _GRID = 0.8
 """Share of the grid in the time, for the progress bar."""
 
@@ -60,6 +64,7 @@ def stream_h0(
     progress: Callable[[int, int], None] | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float64,
+    precision: str = "double",
 ) -> None:
     """Writes H of step zero and S of a structure to a file, in memory that does not grow with the system.
 
@@ -75,17 +80,18 @@ def stream_h0(
         progress: called with (atoms done, all atoms).
         device: where it is computed, as for `build_h0`.
         dtype: likewise.
+        precision: of the numbers in the file, `double` or `single`, which halves it; the networks read single ones.
 
     Raises:
-        ValueError: as `build_h0`, or a budget that is too small for the rows of one atom.
+        ValueError: as `build_h0`, another precision, or a budget that is too small for the rows of one atom.
         FileError: the file cannot be written, or an unfinished one cannot be continued.
     """
     plan = _Plan.of(structure, basis, DEFAULT_BUDGET if memory_budget is None else memory_budget)
     whole, species = plan.structure, sorted(structure.species())
     files = [x for given in (basis.orbitals, basis.pseudopotentials) for z in species for x in vars(given[z]).values()]
     pieces = [piece for group in plan.groups for piece in group]
-    key = content_key([whole.cell, whole.positions, whole.numbers, whole.pbc, *pieces, str(dtype), *files])
-    writer = PieceWriter(path, whole, plan.shells, key)
+    key = content_key([whole.cell, whole.positions, whole.numbers, whole.pbc, *pieces, str(dtype), precision, *files])
+    writer = PieceWriter(path, whole, plan.shells, key, precision)
     done, first = 0, 0
     for group in plan.groups:
         behind, first = first, first + len(group)
@@ -93,8 +99,7 @@ def stream_h0(
         n_left = sum(map(len, left))
         done += sum(map(len, group)) - n_left
         if left:
-            for matrices in plan.rows(left, _shared(progress, done, n_left, whole.n_atoms), device, dtype):
-                writer.append(matrices)
+            plan.write(writer, left, _shared(progress, done, n_left, whole.n_atoms), device, dtype)
         done += n_left
         if progress:
             progress(done, whole.n_atoms)
@@ -143,10 +148,10 @@ class _Plan:
         settings = LocalSettings.of(structure, basis.orbitals, basis.pseudopotentials)
         of_grid, of_rows = _bytes_of(structure, shells, orbital, projector, n_parts)
         grid_budget = min(BUDGET["cpu"], memory_budget // 4)
-        share = 0.4 * (memory_budget - grid_budget)
+        share = _SHARE * (memory_budget - grid_budget)
         largest = max(of_grid.max(), of_rows.max())
         if share < largest:
-            least = int(largest / 0.3) + 1
+            least = int(largest / (0.75 * _SHARE)) + 1
             raise ValueError(f"memory_budget: expected at least {least} bytes for these orbitals, got {memory_budget}")
         every = np.arange(structure.n_atoms)
         groups = [groups_of(structure, x, of_rows, share) for x in groups_of(structure, every, of_grid, share)]
@@ -154,14 +159,15 @@ class _Plan:
         rank[np.concatenate([piece for group in groups for piece in group])] = every
         return cls(structure, basis, shells, orbital, projector, settings, n_parts, groups, rank, grid_budget)
 
-    def rows(
+    def write(
         self,
+        writer: PieceWriter,
         group: list[np.ndarray],
         advance: Callable[[float], None],
         device: torch.device | None,
         dtype: torch.dtype,
-    ) -> Iterator[dict[str, Blocks]]:
-        """Yields H and S of the edges that belong to each piece of a group."""
+    ) -> None:
+        """Writes H and S of the edges that belong to each piece of a group; one piece exists at a time."""
         basis, most = self.basis, float(self.orbital.max())
         fields = max(f.reach for f in self.settings.fields.values()) * BOHR
         beyond = most + max(most, fields, most + 2 * max(0.0, float(self.projector.max())))
@@ -199,7 +205,8 @@ class _Plan:
             )
             graph = region.in_whole(hamiltonian.graph, self.structure)
             matrices = {"H0": hamiltonian, "S": overlap.select(own).on(hamiltonian.graph)}
-            yield {name: Blocks(graph, self.shells, m.data, m.n_spin) for name, m in matrices.items()}
+            writer.append({name: Blocks(graph, self.shells, m.data, m.n_spin) for name, m in matrices.items()})
+            del matrices, hamiltonian, graph
             advance(_GRID + (1 - _GRID) * end / len(atoms))
 
 

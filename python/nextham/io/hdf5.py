@@ -45,7 +45,9 @@ __all__ = [
     "VERSION",
     "Contents",
     "Metadata",
+    "check_precision",
     "contents_of_group",
+    "in_precision",
     "open_h5",
     "read_blocks_h5",
     "read_contents_h5",
@@ -114,9 +116,8 @@ def write_blocks_h5(
     """
     import h5py
 
-    if precision not in (None, "single", "double"):
-        raise ValueError(f"precision: expected 'single', 'double' or None, got {precision!r}")
-    matrices = {name: _in_precision(name, matrix, precision) for name, matrix in matrices.items()}
+    check_precision(precision)
+    matrices = {name: _checked(name, matrix, precision) for name, matrix in matrices.items()}
     if not matrices:
         raise ValueError("matrices: expected at least one matrix")
     first = next(iter(matrices.values()))
@@ -252,11 +253,22 @@ def open_h5(path: str | os.PathLike[str], format: str = FORMAT, version: int = V
         raise FileError(path, f"the HDF5 file is damaged or cut short ({error})") from error
 
 
-def _in_precision(name: str, matrix: Blocks, precision: str | None) -> Blocks:
+def _checked(name: str, matrix: Blocks, precision: str | None) -> Blocks:
     if not name.isidentifier():
         raise ValueError(f"matrices: expected names like H0, got {name!r}")
     if not np.isfinite(matrix.data).all():
         raise ValueError(f"{name}: {np.count_nonzero(~np.isfinite(matrix.data))} numbers are not finite")
+    return in_precision(matrix, precision)
+
+
+def check_precision(precision: str | None) -> None:
+    """Raises ValueError where a precision is none that `in_precision` takes."""
+    if precision not in (None, "single", "double"):
+        raise ValueError(f"precision: expected 'single', 'double' or None, got {precision!r}")
+
+
+def in_precision(matrix: Blocks, precision: str | None) -> Blocks:
+    """Returns a matrix in `single` or `double` precision, or as it is (None)."""
     if precision is None:
         return matrix
     dtypes = {"single": (np.float32, np.complex64), "double": (np.float64, np.complex128)}

@@ -23,7 +23,17 @@ from nextham.basis import Basis
 from nextham.blocks import Blocks
 from nextham.graph import Graph
 from nextham.io.errors import FileError
-from nextham.io.hdf5 import FORMAT, INCOMPLETE, Metadata, open_h5, read_head, write_head, write_metadata
+from nextham.io.hdf5 import (
+    FORMAT,
+    INCOMPLETE,
+    Metadata,
+    check_precision,
+    in_precision,
+    open_h5,
+    read_head,
+    write_head,
+    write_metadata,
+)
 from nextham.io.hdf5_matrix import CHUNK, FILTERS, put_word, word
 from nextham.io.hdf5_planes import PAIRED, Planes, from_planes, pair_spins, plane_names, to_planes, unpair_spins
 from nextham.structure import Structure
@@ -48,13 +58,23 @@ class PieceWriter:
         structure: the atoms.
         basis: shells of their elements.
         key: says of what it is made: an unfinished file of the same key is continued; None begins anew.
+        precision: `single` or `double`; by default each matrix keeps its own.
 
     Raises:
+        ValueError: another precision.
         FileError: the file cannot be written, or there is an unfinished one that this key cannot continue.
     """
 
-    def __init__(self, path: str | os.PathLike[str], structure: Structure, basis: Basis, key: str | None) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        structure: Structure,
+        basis: Basis,
+        key: str | None,
+        precision: str | None = None,
+    ) -> None:
+        check_precision(precision)
+        self.path, self._precision = Path(path), precision
         self.part = self.path.with_name(self.path.name + ".part")
         self._basis, self._key = basis, key
         self.structure, _ = structure.wrapped()
@@ -110,9 +130,10 @@ class PieceWriter:
                 group.attrs["hermitian"] = bool(group.attrs["hermitian"]) and not diagonal.hermitian_error()
                 other = matrices.get(relative.get(name, ""))
                 for some in _steps(starts):
-                    known = None if other is None else other.select(some)
+                    known = None if other is None else in_precision(other.select(some), self._precision)
                     at = int(begin[2]) + int(starts[some[0]])
-                    _put_planes(group["half"], _encoded(matrix.select(some), known), at)
+                    here = in_precision(matrix.select(some), self._precision)
+                    _put_planes(group["half"], _encoded(here, known), at)
             end = begin + np.array([graph.n_edges + len(reverse), graph.n_edges, starts[-1]])
             _append(edges["pieces"], self.n_pieces + 1, end[None])  # last: only now the piece is there
         self.n_pieces += 1
@@ -172,12 +193,11 @@ class PieceWriter:
                 self.part, f"a run was stopped while it wrote it, remove it to begin anew ({error})"
             ) from error
 
-    @staticmethod
-    def _group(parent: h5py.Group, name: str, matrix: Blocks, relative: str | None) -> h5py.Group:
+    def _group(self, parent: h5py.Group, name: str, matrix: Blocks, relative: str | None) -> h5py.Group:
         if name not in parent:
             group = parent.create_group(name)
             group.attrs["graph"], group.attrs["n_spin"], group.attrs["hermitian"] = 0, matrix.n_spin, True
-            put_word(group, "dtype", str(matrix.data.dtype))
+            put_word(group, "dtype", str(in_precision(matrix.select(np.arange(0)), self._precision).data.dtype))
             put_word(group, "unit", "1" if name == "S" else "eV")
             if relative:
                 put_word(group, "relative_to", relative)
