@@ -64,7 +64,7 @@ def test_the_command_prints_lines_and_nothing_else():
     assert 0 < line["max_rel_diff"] < 1e-4
     assert line["ceiling_gb_per_s"] > 0 and line["ceiling_gflop_per_s"] > 0 and line["peak_mb"] > 0
     assert line["gflop_per_s"] is None and line["gb_per_s"] is None
-    assert line["versions"]["torch"] == torch.__version__
+    assert line["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert line["versions"]["kernels"].split() == sorted(op for op, on in loaded().items() if on["cpu"] == "cpp")
 
 
