@@ -121,7 +121,8 @@ def test_h0_into_a_file(computed, basis, poscar, tmp_path, capsys):
     assert open_source(tmp_path / "new" / "large.h5").read("H0").data.dtype == np.complex64
     part = tmp_path / "new" / "other.h5.part"
     structure = read_structure(poscar)
-    PieceWriter(part.with_suffix(""), structure, Basis({1: [0], 14: [0]}), None)  # as a run that was stopped leaves it
+    with PieceWriter(part.with_suffix(""), structure, Basis({1: [0], 14: [0]}), None):
+        pass  # as a run that was stopped leaves it
     assert main(["bands", f"{part}:H0"]) == 1
     assert "other.h5.part: is incomplete: the run that wrote it" in capsys.readouterr().err
     assert main([*arguments, "--memory-budget", "1kB"]) == 1

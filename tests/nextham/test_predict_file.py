@@ -29,11 +29,11 @@ def make(path, n_spin=4, numbers=(14, 6, 1, 14, 1), cell=6.0, pieces=3, reach=5.
     h0, overlap = (Blocks(graph, BASIS, x, n).symmetrised() for x, n in ((data, n_spin), (data.real, n_spin)))
     overlap = Blocks(graph, BASIS, overlap.data, n_spin).channel(0)
     half = half_of(graph)
-    writer = PieceWriter(path, graph.structure, BASIS, None)
-    for some in np.array_split(half[np.argsort(graph.src[half], kind="stable")], pieces):
-        part = h0.select(some)
-        writer.append({"H0": part, "S": Blocks(part.graph, BASIS, overlap.select(some).data, 1)})
-    writer.finish()
+    with PieceWriter(path, graph.structure, BASIS, None) as writer:
+        for some in np.array_split(half[np.argsort(graph.src[half], kind="stable")], pieces):
+            part = h0.select(some)
+            writer.append({"H0": part, "S": Blocks(part.graph, BASIS, overlap.select(some).data, 1)})
+        writer.finish()
     return h0, overlap
 
 
@@ -113,10 +113,10 @@ def test_what_cannot_be_predicted(tmp_path):
         predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "h.h5")
     with harness.raises(ValueError, "the matrix depends on spin"):
         predict_file(ensemble_of(spinor=False, target="scalar"), tmp_path / "h0.h5", tmp_path / "h.h5")
-    writer = PieceWriter(tmp_path / "lonely.h5", h0.graph.structure, BASIS, None)
     part = h0.select(np.flatnonzero(h0.graph.src < h0.graph.dst))
-    writer.append({"H0": part, "S": Blocks(part.graph, BASIS, part.channel(0).data, 1)})
-    writer.finish()
+    with PieceWriter(tmp_path / "lonely.h5", h0.graph.structure, BASIS, None) as writer:
+        writer.append({"H0": part, "S": Blocks(part.graph, BASIS, part.channel(0).data, 1)})
+        writer.finish()
     with harness.raises(ValueError, "h0: atom 0 has no on-site block"):
         predict_file(ensemble_of(), tmp_path / "lonely.h5", tmp_path / "h.h5")
     assert not (tmp_path / "h.h5").exists()

@@ -1,5 +1,9 @@
 """H of step zero written group by group: equal to the whole one, however the atoms are cut into groups."""
 
+import pickle
+import signal
+import subprocess
+import sys
 import weakref
 
 import harness
@@ -7,7 +11,7 @@ import numpy as np
 import pytest
 from test_build_h0 import STRUCTURE, write
 
-from nextham.h0 import AtomicFiles, build_h0, stream_h0
+from nextham.h0 import AtomicFiles, build_h0, stream_h0, streaming
 from nextham.h0.regions import groups_of, neighbour_counts
 from nextham.io.errors import FileError
 from nextham.io.hdf5 import read_blocks_h5, read_contents_h5, write_blocks_h5
@@ -123,11 +127,49 @@ def test_a_run_that_is_interrupted_goes_on(files, tmp_path):
     assert read_contents_h5(path).n_edges == {"H0": resumed["H0"].n_edges, "S": resumed["S"].n_edges}
 
 
-def test_what_cannot_be_continued_is_refused(files, tmp_path):
+KILLED = """
+import os, pickle, signal, sys
+from nextham.h0 import stream_h0
+from nextham.io import hdf5_pieces
+
+def append(dataset, at, values, whole=hdf5_pieces._append, calls=[]):
+    calls.append(dataset.name)
+    if calls.count("/matrices/H0/half/uu_re") == 3:  # of the third piece half of a plane is there
+        whole(dataset, at, values[: len(values) // 2])
+        dataset.file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(dataset, at, values)
+
+hdf5_pieces._append = append
+with open(sys.argv[1], "rb") as arguments:
+    stream_h0(**pickle.load(arguments))
+"""
+
+
+def test_a_run_that_is_killed_goes_on(files, tmp_path):
+    path, part, other = tmp_path / "h.h5", tmp_path / "h.h5.part", tmp_path / "other.h5"
+    settings = {"structure": SIX, "basis": files, "memory_budget": least(SIX, files, path)}
+    (tmp_path / "arguments").write_bytes(pickle.dumps({**settings, "path": path}))
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "arguments"], timeout=120)
+    assert ended.returncode == -signal.SIGKILL and part.exists() and not path.exists()
+    with pytest.raises(FileError, match=r"h\.h5\.part: "):
+        read_blocks_h5(part)
+    steps = []
+    stream_h0(path=path, **settings, progress=lambda *at: steps.append(at))
+    assert steps[0][0] >= 2 and not list(tmp_path.glob("h.h5.*"))
+    stream_h0(path=other, **settings)
+    found = read_blocks_h5(path)
+    for name, expected in read_blocks_h5(other).items():  # the grid's sums begin elsewhere: equal but for rounding
+        for columns in ("src", "dst", "R"):
+            np.testing.assert_array_equal(getattr(found[name].graph, columns), getattr(expected.graph, columns))
+        np.testing.assert_allclose(found[name].data, expected.data, rtol=0, atol=1e-12)
+
+
+def test_what_cannot_be_continued_is_refused(files, tmp_path, monkeypatch):
     path, part = tmp_path / "h.h5", tmp_path / "h.h5.part"
     budget = least(SIX, files, path)
     part.write_bytes(b"\x89HDF\r\n\x1a\n cut short")
-    with pytest.raises(FileError, match=r"h\.h5\.part: a run was stopped while it wrote it, remove it to begin anew"):
+    with pytest.raises(FileError, match=r"h\.h5\.part: is damaged, remove it to begin anew"):
         stream_h0(SIX, files, path, memory_budget=budget)
     part.unlink()
 
@@ -137,6 +179,9 @@ def test_what_cannot_be_continued_is_refused(files, tmp_path):
     written = part.read_bytes()
     with pytest.raises(FileError, match=r"h\.h5\.part: is another run's .* remove it to begin anew"):
         stream_h0(SIX, files, path, memory_budget=budget)
+    monkeypatch.setattr(streaming, "__version__", "0.0.1")
+    with pytest.raises(FileError, match=r"is another run's \(.* or version of this program\)"):
+        stream_h0(moved, files, path, memory_budget=budget)
     assert part.read_bytes() == written and not path.exists()
 
 
@@ -160,13 +205,13 @@ def test_pieces_are_read_alone(files, tmp_path):
 
 def test_pieces_that_cannot_be_written(files, tmp_path):
     _, overlap = build_h0(SIX, files)
-    writer = PieceWriter(tmp_path / "s.h5", SIX, overlap.basis, "key")
-    with harness.raises(ValueError, "matrices: expected one of each edge and its reverse"):
-        writer.append({"S": overlap})
     half = overlap.select(overlap.graph.src < overlap.graph.dst)
     half.data[3] = np.nan
-    with harness.raises(ValueError, "S: 1 numbers are not finite"):
-        writer.append({"S": half})
+    with PieceWriter(tmp_path / "s.h5", SIX, overlap.basis, "key") as writer:
+        with harness.raises(ValueError, "matrices: expected one of each edge and its reverse"):
+            writer.append({"S": overlap})
+        with harness.raises(ValueError, "S: 1 numbers are not finite"):
+            writer.append({"S": half})
 
 
 def test_bad_input(files, tmp_path):

@@ -29,9 +29,11 @@ from nextham.h0.radial import Radial
 from nextham.h0.regions import Region, groups_of, neighbour_counts
 from nextham.h0.table_cache import content_key
 from nextham.h0.two_center import overlap_and_kinetic, refuse_same_place
+from nextham.io.hdf5 import VERSION
 from nextham.io.hdf5_pieces import PieceWriter
 from nextham.structure import Structure
 from nextham.units import BOHR, SYMBOLS
+from nextham_kernels import __version__
 
 __all__ = ["stream_h0"]
 
@@ -70,7 +72,8 @@ def stream_h0(
 
     They are those of `build_h0` to rounding. The file (`H0` and `S`) is one of `nextham.io.hdf5`, and can be read in
     pieces (`nextham.io.hdf5_pieces`). It gets its name when it is whole; until then it is called `….part`, and a run
-    with the same arguments goes on where another one stopped; with others, the budget included, it is refused.
+    with the same arguments goes on where another one stopped or was killed; with others, the budget included, or of
+    another version of this package, it is refused.
 
     Args:
         structure: any structure; the result is that of its wrapped form, as everywhere.
@@ -90,20 +93,33 @@ def stream_h0(
     whole, species = plan.structure, sorted(structure.species())
     files = [x for given in (basis.orbitals, basis.pseudopotentials) for z in species for x in vars(given[z]).values()]
     pieces = [piece for group in plan.groups for piece in group]
-    key = content_key([whole.cell, whole.positions, whole.numbers, whole.pbc, *pieces, str(dtype), precision, *files])
-    writer = PieceWriter(path, whole, plan.shells, key, precision)
+    key = content_key(
+        [
+            __version__,
+            VERSION,
+            whole.cell,
+            whole.positions,
+            whole.numbers,
+            whole.pbc,
+            *pieces,
+            str(dtype),
+            precision,
+            *files,
+        ]
+    )
     done, first = 0, 0
-    for group in plan.groups:
-        behind, first = first, first + len(group)
-        left = group[max(0, writer.n_pieces - behind) :]  # the rest was written by a run that was interrupted
-        n_left = sum(map(len, left))
-        done += sum(map(len, group)) - n_left
-        if left:
-            plan.write(writer, left, _shared(progress, done, n_left, whole.n_atoms), device, dtype)
-        done += n_left
-        if progress:
-            progress(done, whole.n_atoms)
-    writer.finish()
+    with PieceWriter(path, whole, plan.shells, key, precision) as writer:
+        for group in plan.groups:
+            behind, first = first, first + len(group)
+            left = group[max(0, writer.n_pieces - behind) :]  # the rest was written by a run that was interrupted
+            n_left = sum(map(len, left))
+            done += sum(map(len, group)) - n_left
+            if left:
+                plan.write(writer, left, _shared(progress, done, n_left, whole.n_atoms), device, dtype)
+            done += n_left
+            if progress:
+                progress(done, whole.n_atoms)
+        writer.finish()
 
 
 def _shared(

@@ -5,8 +5,8 @@ edge and its reverse, then the reverses, so that a piece is read without the oth
 
     /graphs/0/pieces  where each piece begins [p + 1, 3]: in edges, in edges of `half`, and in numbers of a plane
 
-Matrices are Hermitian: `rest` is empty. While it is written the file has another name (`….part`) and another format,
-and is closed after every piece, so that a run that was interrupted can go on where it stopped.
+Matrices are Hermitian: `rest` is empty. While it is written the file has another name (`….part`) and another format.
+Every piece is written as a whole or not at all (`undo_file`), so that a run that was stopped can go on.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from nextham.io.hdf5 import (
 )
 from nextham.io.hdf5_matrix import CHUNK, FILTERS, put_word, word
 from nextham.io.hdf5_planes import PAIRED, Planes, from_planes, pair_spins, plane_names, to_planes, unpair_spins
+from nextham.io.undo_file import UndoFile
 from nextham.structure import Structure
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ _PLAIN = {"fletcher32": True}
 
 
 class PieceWriter:
-    """Writes matrices of one structure piece by piece.
+    """Writes matrices of one structure piece by piece; used with `with`, which closes the file.
 
     Args:
         path: usually ends in `.h5`.
@@ -78,19 +79,20 @@ class PieceWriter:
         self.part = self.path.with_name(self.path.name + ".part")
         self._basis, self._key = basis, key
         self.structure, _ = structure.wrapped()
-        self.n_pieces = 0 if key is None else self._to_continue()
-        """Pieces that the file has."""
-        if self.n_pieces == 0:
-            with self._open("w") as file:
-                put_word(file, "format", INCOMPLETE)
-                write_head(file, self.structure, basis)
-                put_word(file, "key", key or "")
-                graph = file.create_group("graphs/0")
-                for name, shape in (("src", ()), ("dst", ()), ("R", (3,))):
-                    options = {"chunks": (CHUNK, *shape), "maxshape": (None, *shape), **FILTERS}
-                    graph.create_dataset(name, (0, *shape), np.int32, **options)
-                graph.create_dataset("pieces", data=np.zeros((1, 3), np.int64), maxshape=(None, 3), chunks=(1024, 3))
-                file.create_group("matrices", track_order=True)
+        with self._named():
+            self._file = UndoFile(self.part)
+        try:
+            self.n_pieces = self._to_continue()
+            """Pieces that the file has."""
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> PieceWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def append(self, matrices: Mapping[str, Blocks], relative: Mapping[str, str] | None = None) -> None:
         """Writes the next piece.
@@ -115,7 +117,7 @@ class PieceWriter:
             if not np.isfinite(matrix.data).all():
                 raise ValueError(f"{name}: {np.count_nonzero(~np.isfinite(matrix.data))} numbers are not finite")
         reverse = np.flatnonzero(~onsite)
-        with self._open("r+") as file:
+        with self._changed("r+") as file:
             edges = file["graphs/0"]
             begin = edges["pieces"][-1]
             columns = {"src": graph.src, "dst": graph.dst, "R": graph.R}
@@ -135,7 +137,7 @@ class PieceWriter:
                     here = in_precision(matrix.select(some), self._precision)
                     _put_planes(group["half"], _encoded(here, known), at)
             end = begin + np.array([graph.n_edges + len(reverse), graph.n_edges, starts[-1]])
-            _append(edges["pieces"], self.n_pieces + 1, end[None])  # last: only now the piece is there
+            _append(edges["pieces"], self.n_pieces + 1, end[None])
         self.n_pieces += 1
 
     def finish(self, metadata: Metadata | None = None) -> None:
@@ -144,7 +146,7 @@ class PieceWriter:
         Raises:
             FileError: the file cannot be written.
         """
-        with self._open("r+") as file:
+        with self._changed("r+", replace=True) as file:
             size = int(file["graphs/0/pieces"][-1, 2])
             for group in file["matrices"].values():
                 for plane in group["half"].values():
@@ -152,46 +154,62 @@ class PieceWriter:
             write_metadata(file, metadata or {})
             del file.attrs["key"]
             put_word(file, "format", FORMAT)
-        try:
-            os.replace(self.part, self.path)
-        except OSError as error:
-            raise FileError(self.path, f"cannot be written ({error.strerror}); it is whole as {self.part}") from error
 
     @contextmanager
-    def _open(self, mode: str) -> Iterator[h5py.File]:
+    def _changed(self, mode: str, replace: bool = False) -> Iterator[h5py.File]:
+        """The open file, for changes that are made as a whole or not at all."""
         import h5py
 
-        try:
-            with h5py.File(self.part, mode, libver=("v110", "v110")) as file:
+        with self._named(), self._file.step():
+            if mode == "w":
+                self._file.truncate(0)
+            with h5py.File(self._file, mode, libver=("v110", "v110")) as file:
                 yield file
+            if replace:
+                os.replace(self.part, self.path)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BlockingIOError as error:
+            raise FileError(self.part, "is being written by another run") from error
         except OSError as error:
             raise FileError(self.path, f"cannot be written ({error})") from error
 
     def _to_continue(self) -> int:
-        """Pieces of an unfinished file of the same key that can be used; what came after them is cut off."""
+        """Pieces of an unfinished file of the same key; a new file has none."""
         import h5py
 
-        if not self.part.exists():
+        if self._key is None or not self._file.size:
+            self._begin()
             return 0
         try:
-            with h5py.File(self.part, "r+", libver=("v110", "v110")) as file:
+            with h5py.File(self._file, "r") as file:
                 if word(file, "format") != INCOMPLETE or word(file, "key") != self._key:
                     raise FileError(
-                        self.part, "is another run's (structure, files, precision or budget): remove it to begin anew"
+                        self.part,
+                        "is another run's (structure, files, precision, budget or version of this program): "
+                        "remove it to begin anew",
                     )
-                end = file["graphs/0/pieces"][-1]
-                for name in ("src", "dst", "R"):
-                    file["graphs/0"][name].resize(int(end[0]), axis=0)
-                for group in file["matrices"].values():
-                    for plane in group["half"].values():
-                        plane.resize((min(int(end[2]), len(plane)),))
                 return len(file["graphs/0/pieces"]) - 1
         except FileError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise FileError(
-                self.part, f"a run was stopped while it wrote it, remove it to begin anew ({error})"
-            ) from error
+            raise FileError(self.part, f"is damaged, remove it to begin anew ({error})") from error
+
+    def _begin(self) -> None:
+        """Writes a file without pieces."""
+        with self._changed("w") as file:
+            put_word(file, "format", INCOMPLETE)
+            write_head(file, self.structure, self._basis)
+            put_word(file, "key", self._key or "")
+            graph = file.create_group("graphs/0")
+            for name, shape in (("src", ()), ("dst", ()), ("R", (3,))):
+                options = {"chunks": (CHUNK, *shape), "maxshape": (None, *shape), **FILTERS}
+                graph.create_dataset(name, (0, *shape), np.int32, **options)
+            graph.create_dataset("pieces", data=np.zeros((1, 3), np.int64), maxshape=(None, 3), chunks=(1024, 3))
+            file.create_group("matrices", track_order=True)
 
     def _group(self, parent: h5py.Group, name: str, matrix: Blocks, relative: str | None) -> h5py.Group:
         if name not in parent:

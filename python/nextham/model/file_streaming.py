@@ -259,23 +259,23 @@ class _Run:
     def write(self, path: Path, output: ScratchRows) -> float:
         """Writes H, H0 and S; returns how far the prediction is from its adjoint."""
         config, largest = self.ensemble.config, 0.0
-        writer = PieceWriter(path, self.reader.structure, self.reader.basis, None)
-        for part in self._parts(["H0", "S"]):
-            h0, overlap = part.matrices["H0"], part.matrices["S"]
-            near, graph = part.graph()
-            delta = Blocks.zeros(graph, h0.basis, 4 if config.spinor else 1, block_dtype(self.ensemble))
-            irreps = output.read(part.edges).to(self.ensemble.device)
-            write_edges(delta, np.arange(graph.n_edges), irreps, self.writing, self.ensemble)
-            adjoint = delta.adjoint().on(near)
-            delta = delta.on(near)
-            if near.n_edges:
-                largest = max(largest, float(np.abs(delta.data - adjoint.data).max()))
-            delta = delta.like((delta.data + adjoint.data) / 2).on(h0.graph)
-            n_spin = max(h0.n_spin, delta.n_spin)
-            h = h0.with_spin(n_spin) + delta.with_spin(n_spin)
-            alike = (h.n_spin, h.data.dtype) == (h0.n_spin, h0.data.dtype)
-            overlap = Blocks(h0.graph, overlap.basis, overlap.data, overlap.n_spin)
-            writer.append({"H": h, "H0": h0, "S": overlap}, {"H": "H0"} if alike else None)
-            self._advance()
-        writer.finish()
+        with PieceWriter(path, self.reader.structure, self.reader.basis, None) as writer:
+            for part in self._parts(["H0", "S"]):
+                h0, overlap = part.matrices["H0"], part.matrices["S"]
+                near, graph = part.graph()
+                delta = Blocks.zeros(graph, h0.basis, 4 if config.spinor else 1, block_dtype(self.ensemble))
+                irreps = output.read(part.edges).to(self.ensemble.device)
+                write_edges(delta, np.arange(graph.n_edges), irreps, self.writing, self.ensemble)
+                adjoint = delta.adjoint().on(near)
+                delta = delta.on(near)
+                if near.n_edges:
+                    largest = max(largest, float(np.abs(delta.data - adjoint.data).max()))
+                delta = delta.like((delta.data + adjoint.data) / 2).on(h0.graph)
+                n_spin = max(h0.n_spin, delta.n_spin)
+                h = h0.with_spin(n_spin) + delta.with_spin(n_spin)
+                alike = (h.n_spin, h.data.dtype) == (h0.n_spin, h0.data.dtype)
+                overlap = Blocks(h0.graph, overlap.basis, overlap.data, overlap.n_spin)
+                writer.append({"H": h, "H0": h0, "S": overlap}, {"H": "H0"} if alike else None)
+                self._advance()
+            writer.finish()
         return largest
