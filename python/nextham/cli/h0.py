@@ -107,10 +107,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> int:
     """Writes an `.h5` group after group of atoms."""
-    from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import check_output_file, check_plain_h5, print_summary
+    from nextham.cli.progress import Stages, bar
+    from nextham.cli.run_folder import check_output_file, check_plain_h5, print_file_summary
     from nextham.h0 import AtomicFiles, stream_h0
-    from nextham.io.hdf5 import read_contents_h5
     from nextham.io.structure_file import read_structure
 
     if args.position:
@@ -126,16 +125,6 @@ def _into_file(args: argparse.Namespace, device: torch.device, dtype: torch.dtyp
         settings = {"memory_budget": args.memory_budget, "device": device, "dtype": dtype}
         settings |= {} if args.precision is None else {"precision": args.precision}
         stream_h0(structure, files, output, progress=move, **settings)
-    contents = read_contents_h5(output)
-    summary = {
-        "structure": structure.formula(),
-        "atoms": structure.n_atoms,
-        "orbitals": int(contents.basis.n_orbitals_of(structure.numbers).sum()),
-        "edges": contents.n_edges["H0"],
-        "n_spin": contents.n_spin["H0"],
-        "file_mb": round(output.stat().st_size / 1e6, 1),
-        "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-    }
-    print_summary(output, summary)
+    precision = {"precision": args.precision or "double", "on_the_grid": "single" if args.single else "double"}
+    print_file_summary(output, "H0", {"basis": str(args.basis), "device": str(device), **precision}, stages)
     return 0

@@ -120,8 +120,8 @@ def _into_file(args: argparse.Namespace) -> int:
     """From file to file, within a budget of memory."""
     import numpy as np
 
-    from nextham.cli.progress import Stages, bar, peak_memory_mb
-    from nextham.cli.run_folder import check_output_file, check_plain_h5, print_summary
+    from nextham.cli.progress import Stages, bar
+    from nextham.cli.run_folder import check_output_file, check_plain_h5, print_file_summary
     from nextham.device import checked_device
     from nextham.h0 import AtomicFiles, stream_h0
     from nextham.io.errors import FileError
@@ -159,21 +159,8 @@ def _into_file(args: argparse.Namespace) -> int:
         asymmetry = predict_file(ensemble, h0, output, args.memory_budget, move)
     if args.basis:
         computed.unlink()
-    contents = read_contents_h5(output)
-    summary = {
-        "structure": structure.formula(),
-        "atoms": structure.n_atoms,
-        "orbitals": int(contents.basis.n_orbitals_of(structure.numbers).sum()),
-        "edges": contents.n_edges["H"],
-        "model": str(args.model),
-        "precision": args.precision,
-        "device": str(device),
-        "not_hermitian_by_eV": asymmetry,
-        "file_mb": round(output.stat().st_size / 1e6, 1),
-        "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
-        "peak_memory_mb": round(peak_memory_mb(), 1),
-    }
-    print_summary(output, summary)
+    facts = {"model": str(args.model), "precision": args.precision, "device": str(device)}
+    print_file_summary(output, "H", {**facts, "not_hermitian_by_eV": asymmetry}, stages)
     return 0
 
 

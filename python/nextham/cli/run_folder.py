@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,18 @@ from nextham.io.errors import FileError
 
 if TYPE_CHECKING:
     from nextham.blocks import Blocks
+    from nextham.cli.progress import Stages
     from nextham.structure import Structure
 
-__all__ = ["check_output", "check_output_file", "check_plain_h5", "print_summary", "write_run", "write_summary"]
+__all__ = [
+    "check_output",
+    "check_output_file",
+    "check_plain_h5",
+    "print_file_summary",
+    "print_summary",
+    "write_run",
+    "write_summary",
+]
 
 
 def check_output(path: Path) -> None:
@@ -91,6 +100,33 @@ def write_summary(folder: Path, summary: dict[str, object]) -> None:
     """Writes summary.json and prints it as a table."""
     (folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     print_summary(folder, summary)
+
+
+def print_file_summary(output: Path, matrix: str, facts: Mapping[str, object], stages: Stages) -> None:
+    """Prints a summary of an `.h5` that was written: what it holds, facts of the command, times and memory.
+
+    Args:
+        output: the file.
+        matrix: name of the matrix whose edges and spins are told.
+        facts: what else is to be told.
+        stages: the stages of the command.
+    """
+    from nextham.cli.progress import peak_memory_mb
+    from nextham.io.hdf5 import read_contents_h5
+
+    contents = read_contents_h5(output)
+    summary = {
+        "structure": contents.structure.formula(),
+        "atoms": contents.structure.n_atoms,
+        "orbitals": int(contents.basis.n_orbitals_of(contents.structure.numbers).sum()),
+        "edges": contents.n_edges[matrix],
+        "n_spin": contents.n_spin[matrix],
+        **facts,
+        "file_mb": round(output.stat().st_size / 1e6, 1),
+        "seconds": {name: round(t, 3) for name, t in stages.seconds.items()},
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+    }
+    print_summary(output, summary)
 
 
 def print_summary(written: Path, summary: dict[str, object]) -> None:

@@ -72,8 +72,12 @@ def default_energy(
         pseudopotentials: atomic number → pseudopotential.
         species: atomic numbers.
         functional: of `nextham.h0.xc`, such as `pbe`; None takes that of the pseudopotentials.
+
+    Raises:
+        ValueError: as `check_functional`.
     """
     functional = functional or _common_functional(pseudopotentials, species)
+    check_functional(functional)
     fields = _fields(orbitals, pseudopotentials, species)
     return max(grid_cutoff(orbitals[z], fields[z], functional) for z in species)
 

@@ -76,19 +76,16 @@ def xc_at(fields: torch.Tensor, functional: str) -> torch.Tensor:
 
     Args:
         fields: n (Bohr⁻³), σ = |∇n|², ∇²n and ∇n·(∇∇n)∇n [p, 4].
-        functional: `pbe` or `lda`, or a name of libxc such as `pbesol`, computed on the CPU in double precision.
+        functional: one that `check_functional` accepts; those of libxc, such as `pbesol`, are computed on the CPU in
+            double precision.
 
     Returns:
         [p], Ry; zero where n is below 1e-10.
-
-    Raises:
-        ValueError: as `check_functional`.
 
     Source: S. Lehtola et al., SoftwareX 7, 1 (2018), for libxc.
     """
     if functional in reference.FUNCTIONALS:
         return xc_potential(fields, functional)
-    check_functional(functional)
     return _of_libxc(fields, functional)
 
 
