@@ -3,7 +3,8 @@
 Directions are the stages: `overlap` (S and T), `nonlocal` (V_NL), `local` (the grid), `h0` (all of it, tables and files
 in memory), `file` (all of it into an .h5 file in the folder for temporary files, within 1 GB), `file-single` (the same
 within 4 GB, in single precision on the grid and in the file, 0.25 MB per silicon atom), `network` (four networks of the
-published sizes with random weights, from H(0) to ΔH, in pieces), `total` (both) and `bands` (levels of H(0) at a mesh
+published sizes with random weights, from H(0) to ΔH, in pieces), `network-file` (the same from the file of H(0), made
+before, to a file of H, H(0) and S, within 1 GB), `total` (`h0` and `network`) and `bands` (levels of H(0) at a mesh
 of k-points about as dense for each size: 216 for 2 atoms, 8 for 64, one for more; all levels, or from 512 atoms on, as
 `nextham bands --kpath G --levels 60`, the Fermi level of Γ and the 60 levels nearest to it). Cases `slab64-…` are 64
 atoms with so many Å of vacuum in their cell. `reference` runs every op's plain reference.
@@ -30,7 +31,7 @@ from nextham.io.orb import OrbFile
 from nextham.io.upf import Pseudopotential
 from nextham.kspace import bands_at
 from nextham.levels import levels_around_fermi
-from nextham.model import Ensemble, NextHAMConfig, predict_delta
+from nextham.model import Ensemble, NextHAMConfig, predict_delta, predict_file
 from nextham.structure import Structure
 from nextham_kernels.loading import use_reference
 
@@ -39,7 +40,7 @@ __all__ = ["CASES", "DIRECTIONS", "IMPLEMENTATIONS", "Problem", "add_arguments",
 ATOMS = (1, 2, 64, 216, 512, 1000, 1728, 4096, 8000, 97336)
 VACUUM = (0, 10, 40, 160, 640)
 CASES = {f"si{n}": (n, 0) for n in ATOMS} | {f"slab64-{height}": (64, height) for height in VACUUM}
-DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "file", "file-single", "network", "total", "bands")
+DIRECTIONS = ("overlap", "nonlocal", "local", "h0", "file", "file-single", "network", "network-file", "total", "bands")
 MANY, LEVELS = 512, 60
 MESH = {2: 6, 64: 2}
 """Atoms → k-points along each lattice vector; one for all others."""
@@ -73,6 +74,18 @@ class Problem:
     def matrices(self) -> tuple[Blocks, Blocks]:
         """H(0) and S."""
         return build_h0(self.structure, self.files)
+
+    @cached_property
+    def folder(self) -> TemporaryDirectory:
+        """For files; gone with the problem."""
+        return TemporaryDirectory()
+
+    @cached_property
+    def file(self) -> Path:
+        """H(0) and S, which the networks read piece by piece."""
+        path = Path(self.folder.name) / "h0.h5"
+        stream_h0(self.structure, self.files, path, memory_budget=SINGLE_BUDGET)
+        return path
 
     def bands(self) -> Tensors:
         """Levels at the mesh."""
@@ -117,7 +130,10 @@ def problem(case: str, dtype: torch.dtype, device: torch.device, arguments: argp
         raise ValueError("device: H(0) is computed on the CPU")
     structure = silicon(*CASES[case])
     files = gaussian() if arguments.basis is None else AtomicFiles.read(arguments.basis, structure.numbers)
-    return Problem(structure, files, dtype)
+    found = Problem(structure, files, dtype)
+    if arguments.direction == "network-file":
+        _ = found.file, found.ensemble  # neither is measured
+    return found
 
 
 def kernels(problem: Problem) -> Runs:
@@ -135,6 +151,11 @@ def kernels(problem: Problem) -> Runs:
             stream_h0(structure, files, path, memory_budget=memory_budget, **options)
             return {"bytes": torch.tensor([float(path.stat().st_size)])}
 
+    def network_file() -> Tensors:
+        path = problem.file.with_name("h.h5")
+        predict_file(problem.ensemble, problem.file, path, FILE_BUDGET)
+        return {"bytes": torch.tensor([float(path.stat().st_size)])}
+
     return {
         "overlap": lambda: _tensors(**dict(zip("st", overlap_and_kinetic(structure, orbitals), strict=True))),
         "nonlocal": lambda: _tensors(v=nonlocal_potential(structure, orbitals, pseudopotentials)),
@@ -143,6 +164,7 @@ def kernels(problem: Problem) -> Runs:
         "file": lambda: into_file(FILE_BUDGET),
         "file-single": lambda: into_file(SINGLE_BUDGET, dtype=torch.float32, precision="single"),
         "network": lambda: _tensors(delta=predict_delta(problem.ensemble, problem.h0, NETWORK_BUDGET)),
+        "network-file": network_file,
         "total": total,
         "bands": problem.bands,
     }
