@@ -12,7 +12,7 @@ from nextham.io.errors import FileError
 from nextham.io.hdf5 import read_blocks_h5, write_blocks_h5
 from nextham.io.hdf5_pieces import PieceWriter, open_pieces
 from nextham.model import predict_delta, predict_file
-from nextham.model.scratch import ScratchRows
+from nextham.model.scratch import KeptRows, ScratchRows
 
 
 def half_of(graph):
@@ -84,22 +84,42 @@ def test_the_budget_changes_nothing(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["h.h5", "h0.h5"]
 
 
-def test_a_run_that_was_interrupted_begins_anew(tmp_path):
-    ensemble = ensemble_of()
+def test_a_run_that_was_interrupted_keeps_its_networks(tmp_path):
+    ensemble, outputs = ensemble_of(), tmp_path / "other.h5.networks"
     make(tmp_path / "h0.h5")
-    predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "h.h5")
+    steps = []
+    predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "h.h5", progress=lambda *at: steps.append(at))
     expected = read_blocks_h5(tmp_path / "h.h5")["H"]
+    runs = []
 
-    def stop(done, total):
-        if done == total - 1:
-            raise InterruptedError
+    def run(last, networks=ensemble):
+        """Stops after so many steps."""
+        runs.append([])
 
-    with pytest.raises(InterruptedError):
-        predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "other.h5", progress=stop)
-    assert (tmp_path / "other.h5.part").exists() and not (tmp_path / "other.h5").exists()
-    predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "other.h5")
+        def stop(at, total):
+            runs[-1].append(at)
+            if at == last:
+                raise InterruptedError
+
+        predict_file(networks, tmp_path / "h0.h5", tmp_path / "other.h5", progress=stop)
+
+    for last in (len(steps) // 2, len(steps) - 1):
+        with pytest.raises(InterruptedError):
+            run(last)
+        assert outputs.exists() and not (tmp_path / "other.h5").exists()
+    assert (tmp_path / "other.h5.part").exists()
+    changed = ensemble_of()
+    with torch.no_grad():
+        next(changed.parameters()).add_(1.0)
+    with pytest.raises(FileError, match=r"other\.h5\.networks: is another run's \(structure, H of step zero, model"):
+        run(None, changed)
+    assert not runs.pop()
+    run(None)
+    to_write, of_network = len(runs[2]), runs[1][0] - 1
+    assert len(ensemble.networks) == 2 and len(steps) == 2 * of_network + to_write
+    assert [done[0] for done in runs] == [1, 1 + of_network, 1 + 2 * of_network]
     np.testing.assert_array_equal(read_blocks_h5(tmp_path / "other.h5")["H"].data, expected.data)
-    assert not (tmp_path / "other.h5.part").exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["h.h5", "h0.h5", "other.h5"]
 
 
 def test_what_cannot_be_predicted(tmp_path):
@@ -113,6 +133,7 @@ def test_what_cannot_be_predicted(tmp_path):
         predict_file(ensemble, tmp_path / "h0.h5", tmp_path / "h.h5")
     with harness.raises(ValueError, "the matrix depends on spin"):
         predict_file(ensemble_of(spinor=False, target="scalar"), tmp_path / "h0.h5", tmp_path / "h.h5")
+    assert not (tmp_path / "h.h5.networks").exists()
     part = h0.select(np.flatnonzero(h0.graph.src < h0.graph.dst))
     with PieceWriter(tmp_path / "lonely.h5", h0.graph.structure, BASIS, None) as writer:
         writer.append({"H0": part, "S": Blocks(part.graph, BASIS, part.channel(0).data, 1)})
@@ -133,3 +154,23 @@ def test_scratch_rows(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(FileError, match="cannot keep intermediate results"):
         ScratchRows(tmp_path / "nowhere", 10, 3, torch.float64)
+
+
+def test_kept_rows(tmp_path):
+    path, settings = tmp_path / "rows", (10, 3, torch.float64)
+    with KeptRows(path, *settings, "a" * 32) as rows:
+        rows.write(slice(0, 10), torch.ones(10, 3, dtype=torch.float64))
+    assert not path.exists()
+    path.write_bytes(bytes(1000))  # of a run that was killed before its first stage was done
+    with KeptRows(path, *settings, "a" * 32) as rows:
+        rows.write(slice(3, 5), torch.ones(2, 3, dtype=torch.float64))
+        rows.advance()
+    for key, n in (("b" * 32, 10), ("a" * 32, 11)):
+        with pytest.raises(FileError, match="rows: is another run's"):
+            KeptRows(path, n, 3, torch.float64, key)
+    with KeptRows(path, *settings, "a" * 32) as rows:
+        assert rows.done == 1 and rows.read(slice(2, 6)).sum(1).tolist() == [0, 3, 3, 0]
+        rows.advance()
+        assert rows.read(slice(9, 10)).sum() == 0
+        rows.remove()
+    assert not path.exists()

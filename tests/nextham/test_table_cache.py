@@ -8,7 +8,7 @@ import pytest
 
 from nextham.h0 import table_cache
 from nextham.h0.radial import Radial
-from nextham.h0.table_cache import cache_folder, cached_table, content_key
+from nextham.h0.table_cache import cache_folder, cached_table, table_key
 from nextham.h0.two_center import TwoCenterTable
 
 TABLE = np.arange(12.0).reshape(4, 3)
@@ -93,9 +93,9 @@ def test_the_key_is_all_that_a_table_depends_on(folder, monkeypatch):
     other = TABLE.copy()
     other[2, 1] = np.nextafter(other[2, 1], 9)
     words = [[TABLE], [other], [TABLE.T], [TABLE.astype(np.float32)], [TABLE, (0, 1)], [TABLE, (0,)], [TABLE, 0.02]]
-    keys = {content_key(word) for word in words}
+    keys = {table_key(word) for word in words}
     monkeypatch.setattr(table_cache, "VERSION", 99)
-    assert len(keys | {content_key([TABLE])}) == len(words) + 1
+    assert len(keys | {table_key([TABLE])}) == len(words) + 1
     for left, right, powers in (
         (1.0, 1.0, (0,)),
         (1.0, 1.1, (0,)),

@@ -10,7 +10,8 @@ H(-R), adjoint to each other; the Hermitian part of what they predict is written
 Where the name of the output ends in .h5, H, H0 and S go into that file alone, and --memory-budget bounds all memory but
 some 10 kB per atom: for systems whose matrices do not fit it. H0 and S are computed (--basis), or read from the file of
 `nextham h0 -o FILE.h5` (--h0 FILE.h5). Intermediate results lie in the folder of the output, what --basis computes as
-OUT-h0.h5; it stays where the prediction is interrupted, and can be given as --h0.
+OUT-h0.h5; it stays where the prediction is interrupted, and so do the outputs of finished networks, OUT.h5.networks:
+given as --h0 (without --basis), the command goes on with the next network.
 """
 
 from __future__ import annotations

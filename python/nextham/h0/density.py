@@ -22,7 +22,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from nextham.h0.radial import simpson_weights
-from nextham.h0.table_cache import cached_table, content_key
+from nextham.h0.table_cache import cached_table, table_key
 from nextham.io.upf import Pseudopotential
 
 __all__ = ["AtomicFields"]
@@ -67,7 +67,7 @@ class AtomicFields:
         """
         core = () if pseudo.core is None else (pseudo.core,)
         parts = (pseudo.local, pseudo.rho, *core, pseudo.valence, pseudo.dr, q_max, dr, MOST, DENSITY_TAIL)
-        table = cached_table("fields", content_key((*parts, POTENTIAL_TAIL)), lambda: cls._table(pseudo, q_max, dr))
+        table = cached_table("fields", table_key((*parts, POTENTIAL_TAIL)), lambda: cls._table(pseudo, q_max, dr))
         return cls(dr, np.ascontiguousarray(table[:4]), float(table[4, 0]))
 
     @staticmethod

@@ -21,7 +21,7 @@ from scipy.special import spherical_jn
 
 from nextham.h0.density import AtomicFields
 from nextham.h0.radial import simpson_weights
-from nextham.h0.table_cache import cached_table, content_key
+from nextham.h0.table_cache import cached_table, table_key
 from nextham.h0.xc import xc_at
 from nextham.io.orb import OrbFile
 from nextham.units import RYDBERG
@@ -50,7 +50,7 @@ def grid_cutoff(orbitals: OrbFile, fields: AtomicFields, functional: str) -> flo
     """
     energy = 4 * orbitals.energy_cutoff
     parts = (orbitals.radial, orbitals.dr, orbitals.shells, energy, fields.values, fields.dr, functional, _FACTORS)
-    whole, gradient = cached_table("grid-error", content_key(parts), lambda: _errors(orbitals, fields, functional))
+    whole, gradient = cached_table("grid-error", table_key(parts), lambda: _errors(orbitals, fields, functional))
     for factor, w, g in zip(_FACTORS, whole, gradient, strict=True):
         if (factor < 1 and w < COARSE) or (factor >= 1 and g < FINE):
             return factor * energy

@@ -27,7 +27,7 @@ from nextham.h0.local_settings import LocalSettings
 from nextham.h0.nonlocal_part import nonlocal_potential, parts_of
 from nextham.h0.radial import Radial
 from nextham.h0.regions import Region, groups_of, neighbour_counts
-from nextham.h0.table_cache import content_key
+from nextham.h0.table_cache import table_key
 from nextham.h0.two_center import overlap_and_kinetic, refuse_same_place
 from nextham.io.hdf5 import VERSION
 from nextham.io.hdf5_pieces import PieceWriter
@@ -93,7 +93,7 @@ def stream_h0(
     whole, species = plan.structure, sorted(structure.species())
     files = [x for given in (basis.orbitals, basis.pseudopotentials) for z in species for x in vars(given[z]).values()]
     pieces = [piece for group in plan.groups for piece in group]
-    key = content_key(
+    key = table_key(
         [
             __version__,
             VERSION,

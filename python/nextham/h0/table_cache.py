@@ -18,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["cache_folder", "cached_table", "content_key"]
+from nextham.io.digest import content_key
+
+__all__ = ["VERSION", "cache_folder", "cached_table", "table_key"]
 
 VERSION = 2
 """Part of every key: to be raised when the tables of the same input change."""
@@ -35,17 +37,9 @@ def cache_folder() -> Path | None:
     return (Path(base) if base else Path.home() / ".cache") / "nextham"
 
 
-def content_key(parts: Iterable[object]) -> str:
-    """Returns a hash of arrays (dtype, shape and every bit) and of other values (as Python writes them)."""
-    found = hashlib.blake2b(digest_size=_DIGEST)
-    for part in (VERSION, *parts):
-        if isinstance(part, np.ndarray):
-            found.update(f"{part.dtype.str}{part.shape}".encode())
-            found.update(np.ascontiguousarray(part).tobytes())
-        else:
-            found.update(repr(part).encode())
-        found.update(b"\0")
-    return found.hexdigest()
+def table_key(parts: Iterable[object]) -> str:
+    """Returns the key of a table that depends on some arrays and values."""
+    return content_key((VERSION, *parts))
 
 
 def cached_table(name: str, key: str, build: Callable[[], np.ndarray]) -> np.ndarray:
@@ -53,7 +47,7 @@ def cached_table(name: str, key: str, build: Callable[[], np.ndarray]) -> np.nda
 
     Args:
         name: what it is, in words that a file name may have.
-        key: `content_key` of all that it depends on.
+        key: `table_key` of all that it depends on.
         build: makes it.
     """
     folder = cache_folder()

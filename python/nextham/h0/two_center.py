@@ -24,7 +24,7 @@ from nextham.block_layouts import element_pairs
 from nextham.blocks import Blocks
 from nextham.graph import Graph, neighbour_graph
 from nextham.h0.radial import Radial
-from nextham.h0.table_cache import cached_table, content_key
+from nextham.h0.table_cache import cached_table, table_key
 from nextham.io.orb import OrbFile
 from nextham.structure import Structure
 from nextham.units import BOHR, RYDBERG, SYMBOLS
@@ -61,7 +61,7 @@ class TwoCenterTable:
         self.left, self.right, self.powers = left, right, tuple(powers)
         self.cutoff = left.cutoff + right.cutoff
         functions = (x for radial in (left, right) for x in (radial.l, radial.r_f, radial.dr))
-        key = content_key([*functions, self.powers, Q_MAX, SPACING])
+        key = table_key([*functions, self.powers, Q_MAX, SPACING])
         self._table = torch.from_numpy(cached_table("two-center", key, self._tabulate))
 
     def __call__(self, vector: torch.Tensor) -> torch.Tensor:

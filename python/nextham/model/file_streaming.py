@@ -8,7 +8,8 @@ layers, published sizes, single precision), at 1 GB/s a tenth of the 0.1 ms that
 
 Of the whole system there are in memory some 100 bytes per edge below the cutoff (10 kB per silicon atom and 8 Å) and
 five rows per atom; in files that are gone afterwards one row (1.6 kB) and the output of one edge for each of these
-edges. Everything else exists for one piece of edges at a time.
+edges. The outputs of finished networks outlive a run that ends early. Everything else exists for one piece of edges at
+a time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 
 from nextham.blocks import Blocks
 from nextham.graph import Graph
+from nextham.io.digest import content_key
 from nextham.io.hdf5_pieces import PieceReader, PieceWriter, open_pieces
 from nextham.model.block_channels import input_channels, output_channels
 from nextham.model.edge_frame import edges_of, output_decay
@@ -33,8 +35,9 @@ from nextham.model.folding import FoldedLayer, fold_layer, output_places
 from nextham.model.network import Network
 from nextham.model.reading import what_is_read
 from nextham.model.reduced_network import ReducedNetwork
-from nextham.model.scratch import ScratchRows
+from nextham.model.scratch import KeptRows, ScratchRows
 from nextham.model.streaming import block_dtype, bytes_per_edge, irreps_of_edges, write_edges
+from nextham_kernels import __version__
 from nextham_kernels.ops.edge_layer import edge_layer, edge_outputs, node_ends, node_update, packable
 
 __all__ = ["predict_file"]
@@ -82,7 +85,8 @@ def predict_file(
     Args:
         ensemble: the networks, with the engine `edge_frame`.
         h0: a file with `H0` and `S` that was written piece by piece (`nextham.h0.stream_h0`).
-        path: the file to write; intermediate results go into files without names in its folder.
+        path: the file to write. In its folder are also features, in files without names, and outputs of networks, in
+            `….networks`: it stays where a run ends early, and the next one begins with the networks that are missing.
         memory_budget: bytes beside the ensemble, 100 bytes for each edge below the cutoff and five rows of features for
             each atom; by default as many as are quickest.
         progress: called with (done, total) pieces of work.
@@ -93,16 +97,26 @@ def predict_file(
     Raises:
         ValueError: another engine, networks without spin for a matrix with spin, an atom without on-site block, or a
             budget that is too small.
-        FileError: a file that cannot be read or written, or was not written in pieces.
+        FileError: a file that cannot be read or written, or was not written in pieces; or outputs of other networks, or
+            of another file.
     """
     if ensemble.engine != "edge_frame":
         raise ValueError("engine: the engine reference keeps everything, set engine = 'edge_frame'")
     path = Path(path)
     with open_pieces(h0) as reader, torch.no_grad():
         run = _Run(ensemble, reader, path.parent, memory_budget, progress)
-        with ScratchRows(path.parent, run.n_edges, run.writing.width, ensemble.dtype) as output:
+        kept = path.with_name(path.name + ".networks")
+        with KeptRows(kept, run.n_edges, run.writing.width, ensemble.dtype, _key(ensemble, Path(h0))) as output:
             run.networks(output)
-            return run.write(path, output)
+            asymmetry = run.write(path, output)
+            output.remove()
+            return asymmetry
+
+
+def _key(ensemble: Ensemble, h0: Path) -> str:
+    """What says of which file, and by which networks, outputs are made."""
+    file, weights = os.stat(h0), (x.cpu().numpy() for x in ensemble.state_dict().values())
+    return content_key([__version__, ensemble.config, file.st_size, file.st_mtime_ns, *weights])
 
 
 class _Run:
@@ -141,7 +155,8 @@ class _Run:
         self.place[self.order] = np.arange(self.n_edges)
         pieces = sum(-(-reader.graph(i).n_edges // self.at_once) for i in range(reader.n_pieces))
         layers = (config.n_layers - 1) * len(self.geometry.chunks) + 1
-        self._done, self._total = 0, len(config.ranges) * (pieces + layers) + pieces
+        self._done, self._steps = 0, pieces + layers
+        self._total = len(config.ranges) * self._steps + pieces
 
     def _advance(self) -> None:
         self._done += 1
@@ -186,16 +201,18 @@ class _Run:
                     {name: self.reader.read(name, number, graph, edges) for name in names},
                 )
 
-    def networks(self, output: ScratchRows) -> None:
-        """Runs all networks; their outputs go to the rows of their edges in the file's order."""
+    def networks(self, output: KeptRows) -> None:
+        """Runs the networks that are missing; their outputs go to the rows of their edges in the file's order."""
         ensemble, config, device = self.ensemble, self.ensemble.config, self.ensemble.device
-        for network, folded in zip(ensemble.networks, ensemble.fold(), strict=True):
+        self._done = output.done * self._steps
+        for network, folded in list(zip(ensemble.networks, ensemble.fold(), strict=True))[output.done :]:
             reduced = ReducedNetwork(network, self.writing)
             last = fold_layer(reduced, config.n_layers - 1, packable(device))
             with ScratchRows(self.folder, self.n_edges, config.hidden_irreps.dim, ensemble.dtype) as rows:
                 self._embed(network, rows)
                 ends = self._layers(folded[:-1], last, rows)
                 self._outputs(reduced, last, ends, rows, output)
+            output.advance()
             self._advance()
 
     def _embed(self, network: Network, rows: ScratchRows) -> None:

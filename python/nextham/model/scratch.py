@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +16,10 @@ import torch
 
 from nextham.io.errors import FileError
 
-__all__ = ["ScratchRows"]
+__all__ = ["KeptRows", "ScratchRows"]
+
+_STATE = struct.Struct("<32sq")
+"""Behind the rows of a file that is kept: of what they are made, and how many stages of the work are done."""
 
 
 class ScratchRows:
@@ -36,8 +41,12 @@ class ScratchRows:
         self._folder, self._width, self._dtype = folder, width, dtype
         self._row = width * torch.empty(0, dtype=dtype).element_size()
         with self._named():
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)
-            self._file.truncate(n * self._row)
+            self._file = self._opened(n * self._row)
+
+    def _opened(self, size: int) -> FileIO:
+        file = tempfile.TemporaryFile(dir=self._folder, buffering=0)
+        file.truncate(size)
+        return file
 
     def close(self) -> None:
         """Gives the file's room back."""
@@ -76,6 +85,8 @@ class ScratchRows:
     def _named(self) -> Iterator[None]:
         try:
             yield
+        except FileError:
+            raise
         except OSError as error:
             raise FileError(self._folder, f"cannot keep intermediate results ({error.strerror})") from error
 
@@ -90,3 +101,55 @@ class ScratchRows:
         bounds = [0, *cuts.tolist(), len(rows)] if len(rows) else [0]
         for begin, end in pairwise(bounds):
             yield slice(begin, end), int(rows[begin])
+
+
+class KeptRows(ScratchRows):
+    """Such rows in a file with a name, which stays where work ends early of which a stage is done.
+
+    Args:
+        path: the file; one that is there is continued.
+        n: number of rows.
+        width: numbers of a row.
+        dtype: float32 or float64.
+        key: of what the rows are made, 32 letters.
+
+    Raises:
+        FileError: as `ScratchRows`, or the file has stages of another key.
+    """
+
+    def __init__(self, path: Path, n: int, width: int, dtype: torch.dtype, key: str) -> None:
+        self._path, self._key, self.done = path, key.encode(), 0
+        super().__init__(path.parent, n, width, dtype)
+
+    def advance(self) -> None:
+        """Says that one more stage of the work is done, whose rows are written."""
+        self.done += 1
+        with self._named():
+            os.pwrite(self._file.fileno(), _STATE.pack(self._key, self.done), self._size)
+
+    def close(self) -> None:
+        """Closes the file, and removes it where nothing would be lost."""
+        super().close()
+        if not self.done:
+            self._path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Removes the file with its rows: the work is done."""
+        self.done = 0
+        self.close()
+
+    def _opened(self, size: int) -> FileIO:
+        self._size = size
+        file = FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        there = os.fstat(file.fileno()).st_size
+        state = os.pread(file.fileno(), _STATE.size, max(0, there - _STATE.size))
+        key, done = _STATE.unpack(state) if len(state) == _STATE.size else (b"", 0)
+        if done == 0:
+            file.truncate(0)  # rows that were never written are zero
+            os.pwrite(file.fileno(), _STATE.pack(self._key, 0), size)
+        elif (key, there) != (self._key, size + _STATE.size):
+            file.close()
+            made_of = "structure, H of step zero, model, precision or version of this program"
+            raise FileError(self._path, f"is another run's ({made_of}): remove it to begin anew")
+        self.done = done
+        return file
