@@ -100,6 +100,7 @@ class Module {
   X(attention) \
   X(bloch_sum) \
   X(blocks_irreps) \
+  X(edge_embedding) \
   X(edge_layer) \
   X(edge_linear) \
   X(edge_tensor_product) \

@@ -39,7 +39,7 @@ class PackedEdgeLayer(NamedTuple):
     n_heads: int
 
 
-def _packed(matrix: torch.Tensor) -> torch.Tensor:
+def packed_matrix(matrix: torch.Tensor) -> torch.Tensor:
     """A matrix [rows, k] that multiplies tiles."""
     size = np.empty(1, dtype=np.int64)
     kernels().packed_size(*matrix.shape, matrix.dtype == torch.float32, size)
@@ -54,14 +54,14 @@ def _packed_map(matrix: torch.Tensor, irreps_in: str, irreps_out: str, n_heads: 
         matrix[n_heads * p.start : n_heads * (p.start + p.c_in * p.c_out)].view(n_heads * p.c_in, p.c_out)
         for p in pieces(irreps_in, irreps_out)
     ]
-    return torch.cat([matrix.new_empty(0), *(_packed(m.T) for m in parts)])
+    return torch.cat([matrix.new_empty(0), *(packed_matrix(m.T) for m in parts)])
 
 
 def _mlp(parameters: tuple[torch.Tensor, ...]) -> tuple[list[torch.Tensor], np.ndarray]:
     """The arrays of an MLP, its matrices packed, and its widths."""
     matrices = parameters[::4] if len(parameters) < 3 else [p for p in parameters if p.dim() == 2]
     widths = np.array([matrices[0].shape[1], *(m.shape[0] for m in matrices)], dtype=np.int32)
-    return [_packed(p) if p.dim() == 2 else p for p in parameters], widths
+    return [packed_matrix(p) if p.dim() == 2 else p for p in parameters], widths
 
 
 def _heads(to: HeadMap, irreps: str) -> list[torch.Tensor]:
@@ -166,11 +166,11 @@ def _ready(arrays: list[torch.Tensor]) -> list[np.ndarray]:
 
 def _tracegrad(weights: EdgeLayerWeights) -> tuple[list[torch.Tensor], np.ndarray]:
     trace = weights.tracegrad
-    arrays, widths = [_packed(trace.forms.T), trace.bias], [*trace.forms.shape]
+    arrays, widths = [packed_matrix(trace.forms.T), trace.bias], [*trace.forms.shape]
     for weight, shift, matrix, bias in trace.layers:
-        arrays += [weight, shift, _packed(matrix), bias, _packed(matrix.T)]
+        arrays += [weight, shift, packed_matrix(matrix), bias, packed_matrix(matrix.T)]
         widths.append(matrix.shape[0])
-    return [*arrays, _packed(trace.forms), trace.last], np.array(widths, dtype=np.int32)
+    return [*arrays, packed_matrix(trace.forms), trace.last], np.array(widths, dtype=np.int32)
 
 
 def _detached(x: object) -> object:

@@ -47,7 +47,7 @@ def run_network(
     Args:
         network: its weights that are not folded.
         folded: `fold_layer` of each layer.
-        edge: rows of its first edge features [e, d] (`embed_rows`); written over where no gradient is recorded.
+        edge: rows of its first edge features [e, d] (`edge_embedding`); written over where no gradient is recorded.
         geometry: the edges.
         chunk: edges of a chunk of the last layer.
         with_trace: compute the trace head.

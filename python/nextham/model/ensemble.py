@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -13,12 +13,13 @@ from nextham.model.block_channels import input_channels
 from nextham.model.config import NextHAMConfig
 from nextham.model.edge_frame import run_network
 from nextham.model.edge_geometry import EdgeGeometry
-from nextham.model.embedding import Embedding, embed_rows, fold_embedding
+from nextham.model.embedding import fold_embedding
 from nextham.model.folding import FoldedLayer, fold_layer
 from nextham.model.network import Geometry, Network
 from nextham_kernels import result_memory
 from nextham_kernels.checks import check_shapes, check_tensors
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
+from nextham_kernels.ops.edge_embedding import EmbeddingWeights, PackedEmbedding, edge_embedding
 from nextham_kernels.ops.edge_layer import packable
 
 __all__ = ["ENGINES", "Ensemble", "Prediction"]
@@ -36,6 +37,9 @@ CHUNK_GPU = 65536
 def chunk_of(device: torch.device) -> int:
     """Returns how many edges the edge frame's engine processes at a time on a device."""
     return CHUNK if device.type == "cpu" else CHUNK_GPU
+
+
+Folded: TypeAlias = "tuple[list[list[FoldedLayer]], EmbeddingWeights | PackedEmbedding]"
 
 
 class Prediction(NamedTuple):
@@ -61,7 +65,7 @@ class Ensemble(nn.Module):
         self.config = NextHAMConfig() if config is None else config
         self.engine = engine
         self.networks = nn.ModuleList(Network(self.config, span) for span in self.config.ranges)
-        self._folded: tuple[object, tuple[list[list[FoldedLayer]], Embedding]] | None = None
+        self._folded: tuple[object, Folded] | None = None
 
     @property
     def engine(self) -> str:
@@ -177,10 +181,8 @@ class Ensemble(nn.Module):
     def _in_edge_frame(self, h0: torch.Tensor, geometry: EdgeGeometry, with_trace: bool) -> Prediction:
         irreps = result_memory.zeros(h0, h0.shape)
         trace = h0.new_zeros(len(h0), len(self.config.shells) ** 2) if with_trace else None
-        channels = input_channels(self.config)
-        read = h0.index_select(1, _read_components(self.config, h0.device))
         layers, embedding = self._fold()
-        rows = embed_rows(list(self.networks), read, geometry.wigner, channels, embedding, geometry.order)
+        rows = edge_embedding(h0, geometry.wigner, embedding, geometry.order)
         chunk = chunk_of(h0.device)
         for network, folded, edge in zip(self.networks, layers, rows, strict=True):
             into = (irreps, geometry.order)
@@ -193,7 +195,7 @@ class Ensemble(nn.Module):
         """Returns the folded weights: made in every step that records gradients, else once until a weight changes."""
         return self._fold()[0]
 
-    def _fold(self) -> tuple[list[list[FoldedLayer]], Embedding]:
+    def _fold(self) -> Folded:
         """The folded weights of all layers, and of the embedding of everything that a block can have."""
         packed, recorded = packable(self.device), torch.is_grad_enabled()
         key = (packed, *((p.data_ptr(), p.dtype, p._version) for p in _parameters(self)))
@@ -201,7 +203,8 @@ class Ensemble(nn.Module):
             layers = [
                 [fold_layer(n, k, packed and not recorded) for k in range(self.config.n_layers)] for n in self.networks
             ]
-            folded = (layers, fold_embedding(list(self.networks), input_channels(self.config)))
+            channels, columns = input_channels(self.config), _read_components(self.config, self.device)
+            folded = (layers, fold_embedding(list(self.networks), channels, packed and not recorded, columns))
             if recorded:
                 return folded
             self._folded = (key, folded)

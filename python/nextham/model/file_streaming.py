@@ -29,7 +29,7 @@ from nextham.io.hdf5_pieces import PieceReader, PieceWriter, open_pieces
 from nextham.model.block_channels import input_channels, output_channels
 from nextham.model.edge_frame import edges_of, output_decay
 from nextham.model.edge_geometry import EdgeGeometry
-from nextham.model.embedding import embed_rows, fold_embedding
+from nextham.model.embedding import fold_embedding
 from nextham.model.ensemble import Ensemble, chunk_of
 from nextham.model.folding import FoldedLayer, fold_layer, output_places
 from nextham.model.network import Network
@@ -38,6 +38,7 @@ from nextham.model.reduced_network import ReducedNetwork
 from nextham.model.scratch import KeptRows, ScratchRows
 from nextham.model.streaming import block_dtype, bytes_per_edge, irreps_of_edges, write_edges
 from nextham_kernels import __version__
+from nextham_kernels.ops.edge_embedding import edge_embedding
 from nextham_kernels.ops.edge_layer import edge_layer, edge_outputs, node_ends, node_update, packable
 
 __all__ = ["predict_file"]
@@ -217,7 +218,8 @@ class _Run:
 
     def _embed(self, network: Network, rows: ScratchRows) -> None:
         """The first features of all edges."""
-        config, weights = self.ensemble.config, fold_embedding([network], self.reading)
+        config = self.ensemble.config
+        weights = fold_embedding([network], self.reading, packable(self.ensemble.device))
         for part in self._parts(["H0"]):
             h0 = part.matrices["H0"] if config.spinor else part.matrices["H0"].spinless()
             if np.iscomplexobj(h0.data) and not config.spinor:
@@ -230,7 +232,7 @@ class _Run:
             place = place[order]
             irreps = irreps_of_edges(both, order, self.reading, self.ensemble)
             wigner = self.geometry.wigner[torch.as_tensor(place, device=self.ensemble.device)]
-            rows.write(place, embed_rows([network], irreps, wigner, self.reading, weights)[0])
+            rows.write(place, edge_embedding(irreps, wigner, weights)[0])
             self._advance()
 
     def _layers(self, layers: list[FoldedLayer], last: FoldedLayer, rows: ScratchRows) -> list[torch.Tensor]:

@@ -17,11 +17,12 @@ from nextham.blocks import Blocks
 from nextham.model.block_channels import BlockChannels, input_channels, output_channels
 from nextham.model.edge_frame import run_network
 from nextham.model.edge_geometry import EdgeGeometry
-from nextham.model.embedding import embed_rows, fold_embedding
+from nextham.model.embedding import fold_embedding
 from nextham.model.ensemble import Ensemble, chunk_of
 from nextham.model.folding import fold_layer
 from nextham.model.reduced_network import ReducedNetwork
 from nextham_kernels.ops.blocks_irreps import blocks_to_irreps, irreps_to_blocks
+from nextham_kernels.ops.edge_embedding import edge_embedding
 from nextham_kernels.ops.edge_layer import packable
 
 __all__ = [
@@ -131,11 +132,11 @@ def stream_delta(
         for network, folded in zip(ensemble.networks, ensemble.fold(), strict=True):
             reduced = ReducedNetwork(network, writing)
             last = fold_layer(reduced, config.n_layers - 1, packable(device))
-            embedding = fold_embedding([network], reading)
+            embedding = fold_embedding([network], reading, packable(device))
             rows = vector.new_empty(len(order), config.hidden_irreps.dim)
             for span in spans:
                 irreps = irreps_of_edges(h0, edge_of[span], reading, ensemble)
-                rows[span] = embed_rows([network], irreps, geometry.wigner[span], reading, embedding)[0]
+                rows[span] = edge_embedding(irreps, geometry.wigner[span], embedding)[0]
                 advance(1)
             inside, output, _ = run_network(reduced, [*folded[:-1], last], rows, geometry, piece, with_trace=False)
             del rows
