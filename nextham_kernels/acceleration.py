@@ -40,7 +40,8 @@ class Report:
     """Name of each e3nn module that stays as it is → why."""
 
     def __str__(self) -> str:
-        lines = [f"{len(self.replaced)} modules on the kernels of nextham-kernels, {len(self.kept)} left as they are"]
+        count = "1 module" if len(self.replaced) == 1 else f"{len(self.replaced)} modules"
+        lines = [f"{count} on the kernels of nextham-kernels, {len(self.kept)} left as they are"]
         lines += [f"  + {name or '(the model)'}: {kind}" for name, kind in self.replaced.items()]
         lines += [f"  - {name or '(the model)'}: {reason}" for name, reason in self.kept.items()]
         return "\n".join(lines)
@@ -71,7 +72,7 @@ def accelerate(model: torch.nn.Module, *, dry_run: bool = False) -> Report:
         >>> from e3nn import o3
         >>> from nextham_kernels.acceleration import accelerate
         >>> print(accelerate(o3.Linear("4x0e", "2x0e")))
-        1 modules on the kernels of nextham-kernels, 0 left as they are
+        1 module on the kernels of nextham-kernels, 0 left as they are
           + (the model): Linear
     """
     if not isinstance(model, torch.nn.Module):

@@ -34,7 +34,7 @@ def check_shapes(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
         fits = tensor.ndim == len(axes)
         if fits:
             for axis, size in zip(axes, tensor.shape, strict=True):
-                fits &= size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size))
+                fits = fits and bool(size == (int(axis) if axis.isdigit() else sizes.setdefault(axis, size)))
         if not fits:
             given = ", ".join(f"{axis} = {known[axis]}" for axis in axes if axis in known)
             where = f" with {given}" if given else ""

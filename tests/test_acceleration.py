@@ -132,6 +132,29 @@ def test_scripted_and_compiled_submodules():
     harness.assert_close(results(model), expected, harness.GOLDEN)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_traced_model_takes_other_numbers_of_rows():
+    model = Network().double().eval()
+    nextham_kernels.accelerate(model)
+    traced = torch.jit.trace(model, (harness.random(4, 18), harness.random(4, 3, seed=1)), check_trace=False)
+    x, r = harness.random(7, 18, seed=2), harness.random(7, 3, seed=3)
+    harness.assert_close(traced(x, r), model(x, r))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_scripting_is_refused_in_a_sentence():
+    model = Network()
+    nextham_kernels.accelerate(model)
+    for module, name in (
+        (model, "SphericalHarmonics"),
+        (nn.EdgeTensorProduct("2x1o", 1, "2x0e"), "EdgeTensorProduct"),
+    ):
+        with harness.raises(RuntimeError, f"torch.jit.script cannot compile {name} of nextham_kernels"):
+            torch.jit.script(module)
+    nextham_kernels.restore(model)
+    assert isinstance(torch.jit.script(model.linear), torch.jit.ScriptModule)
+
+
 def test_copies_of_an_accelerated_model():
     default = e3nn.get_optimization_defaults()["jit_mode"]
     e3nn.set_optimization_defaults(jit_mode="eager")  # functions that torch compiles cannot be pickled
@@ -210,7 +233,7 @@ def test_report():
         torch.nn.Sequential(o3.Linear("2x0e", "1x0e"), e3nn_nn.S2Activation("0e", torch.tanh, 4))
     )
     assert str(report).splitlines() == [
-        "1 modules on the kernels of nextham-kernels, 1 left as they are",
+        "1 module on the kernels of nextham-kernels, 1 left as they are",
         "  + 0: Linear",
         "  - 1: S2Activation has no counterpart here",
     ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from e3nn import nn
 
+from nextham_kernels.nn.unscripted import Unscripted
+
 __all__ = ["BatchNorm"]
 
 
-class BatchNorm(nn.BatchNorm):
+class BatchNorm(Unscripted, nn.BatchNorm):
     """e3nn's `nn.BatchNorm`, with the same arguments.
 
     With `instance=True` or `reduce="max"`, which look at each sample, e3nn's own code runs.

@@ -6,6 +6,7 @@ import torch
 from e3nn import o3
 
 from nextham_kernels.clebsch_gordan import IrrepsLike
+from nextham_kernels.nn.unscripted import Unscripted
 from nextham_kernels.ops.depthwise_tensor_product import depthwise_irreps
 from nextham_kernels.ops.edge_tensor_product import edge_tensor_product, edge_tensor_product_sizes
 from nextham_kernels.ops.linear import linear_fan_in
@@ -14,7 +15,7 @@ from nextham_kernels.ops.rotation import edge_wigner, rotate_to_edges, rotate_to
 __all__ = ["EdgeTensorProduct"]
 
 
-class EdgeTensorProduct(torch.nn.Module):
+class EdgeTensorProduct(Unscripted, torch.nn.Module):
     """Product of features with the harmonics of an edge vector, each path weighted per edge, then a linear map.
 
         out = linear(depthwise_tensor_product(x, Y(vector), radial))

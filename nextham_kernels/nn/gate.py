@@ -6,12 +6,13 @@ import torch
 from e3nn import nn
 
 from nextham_kernels.nn.tensor_product import as_rows, product_of_module
+from nextham_kernels.nn.unscripted import Unscripted
 from nextham_kernels.ops.gate import gate_rows
 
 __all__ = ["Gate", "NormActivation"]
 
 
-class Gate(nn.Gate):
+class Gate(Unscripted, nn.Gate):
     """e3nn's `nn.Gate`, with the same arguments.
 
     With SiLU on even scalars and sigmoid on even gates it is the kernel of `nextham_kernels.ops.gate`; with other
@@ -51,7 +52,7 @@ class Gate(nn.Gate):
         return torch.cat([scalars, as_rows(self._scaling, gated, self.act_gates(gates), None, True)], dim=-1)
 
 
-class NormActivation(nn.NormActivation):
+class NormActivation(Unscripted, nn.NormActivation):
     """e3nn's `nn.NormActivation`, with the same arguments."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:

@@ -9,12 +9,13 @@ from e3nn import o3
 
 from nextham_kernels.clebsch_gordan import irreps_of
 from nextham_kernels.nn.tensor_product import as_rows, drop_generated, forget_generated
+from nextham_kernels.nn.unscripted import Unscripted
 from nextham_kernels.ops.tensor_product import Path, Product
 
 __all__ = ["Linear"]
 
 
-class Linear(o3.Linear):
+class Linear(Unscripted, o3.Linear):
     """e3nn's `o3.Linear`, with the same arguments.
 
     With `f_in` and `f_out`, which add axes of channels that all irreps share, the channels count as multiplicity.

@@ -7,12 +7,13 @@ import math
 import torch
 from e3nn import o3
 
+from nextham_kernels.nn.unscripted import Unscripted
 from nextham_kernels.ops.spherical_harmonics import solid_harmonics
 
 __all__ = ["SphericalHarmonics"]
 
 
-class SphericalHarmonics(o3.SphericalHarmonics):
+class SphericalHarmonics(Unscripted, o3.SphericalHarmonics):
     """e3nn's `o3.SphericalHarmonics`, with the same arguments; degrees up to 11, those above by e3nn's own code."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from e3nn import o3
 
+from nextham_kernels.nn.unscripted import Unscripted
 from nextham_kernels.ops.tensor_product import Path, Product, check_path, tensor_product
 
 __all__ = [
@@ -64,7 +65,7 @@ def forget_generated(module: torch.nn.Module, state_dict: dict, prefix: str) -> 
         del state_dict[name]
 
 
-class TensorProduct(o3.TensorProduct):
+class TensorProduct(Unscripted, o3.TensorProduct):
     """e3nn's `o3.TensorProduct`, with the same arguments; nothing is compiled, so construction is quick.
 
     Derivatives of any order exist. Weights are float32 or float64, of one dtype with the operands.
