@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["check_irreps_dim", "check_range", "check_shapes", "check_starts", "check_tensors", "check_true", "tracing"]
+__all__ = [
+    "check_irreps_dim",
+    "check_range",
+    "check_shapes",
+    "check_starts",
+    "check_tensors",
+    "check_true",
+    "check_weight",
+    "tracing",
+]
 
 
 def tracing() -> bool:
@@ -87,6 +96,19 @@ def check_irreps_dim(name: str, tensor: torch.Tensor, irreps: object, dim: int) 
         shown = str(irreps)
         shown = shown if len(shown) <= 80 else shown[:77] + "..."
         raise ValueError(f"{name}: expected shape [e, {dim}] for irreps {shown}, got {list(tensor.shape)}")
+
+
+def check_weight(weight: torch.Tensor, count: int, rows: int) -> None:
+    """Checks weights that are shared by all rows, [count], or given for each, [rows, count].
+
+    Raises:
+        ValueError: another shape.
+    """
+    # Axis by axis: comparing [rows, count] with [count] as tuples would compare rows with count, and torch.compile
+    # would compile anew where they happen to be equal.
+    if weight.ndim not in (1, 2) or weight.shape[-1] != count or (weight.ndim == 2 and weight.shape[0] != rows):
+        shape = list(weight.shape)
+        raise ValueError(f"weight: expected shape [{count}] or [e, {count}] with e = {rows}, got {shape}")
 
 
 def check_range(name: str, index: torch.Tensor, size: int, ascending: bool = False, least: int = 0) -> None:

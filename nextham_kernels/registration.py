@@ -144,7 +144,9 @@ def define(
                 grad2_grad = _sum(grad2_grad, op(*replaced))
             if any(needs):
                 pulled = op_backward(grad, *replaced, needs)
-                pulled = (_of_rows(g, len(t)) if need else g for g, t, need in zip(pulled, tensors, needs, strict=True))
+                pulled = (
+                    _of_rows(g, t.shape[0]) if need else g for g, t, need in zip(pulled, tensors, needs, strict=True)
+                )
                 found = [_sum(f, g) if need else f for f, g, need in zip(found, pulled, needs, strict=True)]
         return (grad2_grad, *found, *(None for _ in ctx.settings))
 
@@ -271,14 +273,14 @@ def _mapped_rows(registered: Callable) -> Callable:
         found = registered(*moved)
         if isinstance(found, torch.Tensor):
             return found.unflatten(0, (size, -1) if len(found) else (size, 0)), 0
-        return [t.unflatten(0, (size, -1) if len(t) else (size, 0)) for t in found], [0] * len(found)
+        return [t.unflatten(0, (size, -1) if t.shape[0] else (size, 0)) for t in found], [0] * len(found)
 
     return rule
 
 
 def _of_rows(grad: torch.Tensor, n: int) -> torch.Tensor:
     """The gradient of n rows from that of the first ones."""
-    return grad if len(grad) == n else torch.cat([grad, grad.new_zeros(n - len(grad), *grad.shape[1:])])
+    return grad if grad.shape[0] == n else torch.cat([grad, grad.new_zeros(n - grad.shape[0], *grad.shape[1:])])
 
 
 def _sum(a: torch.Tensor | None, b: torch.Tensor) -> torch.Tensor:

@@ -120,6 +120,16 @@ def test_compiled_model():
     harness.assert_close(compiled(x, r), expected, harness.GOLDEN)
 
 
+def test_exported_model_takes_other_numbers_of_rows():
+    model = Network().double().eval()
+    nextham_kernels.accelerate(model)
+    example = harness.random(4, 18), harness.random(4, 3, seed=1)
+    rows = torch.export.Dim("rows")
+    exported = torch.export.export(model, example, dynamic_shapes=({0: rows}, {0: rows})).module()
+    x, r = harness.random(7, 18, seed=2), harness.random(7, 3, seed=3)
+    harness.assert_close(exported(x, r), model(x, r))
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning", "ignore:The .grad attribute:UserWarning")
 def test_scripted_and_compiled_submodules():
     model = Network()

@@ -3,10 +3,12 @@
 import harness
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from nextham_kernels import registration
+from nextham_kernels import nn, registration
 from nextham_kernels.ops.gate import gate
 from nextham_kernels.ops.tensor_product import product
 from nextham_kernels.ops.tensor_product.radial import tensor_product_radial
@@ -64,3 +66,33 @@ def test_fake_tensors_of_a_gpu():
         assert tensor_product_radial(nodes, *others, TIMES, ends, ends).shape == (3, 10)
         traced = make_fx(lambda x: gate(x, "1x0e+1x1o") * 2)(x)
     assert "torch.ops.nextham.gate.default" in traced.code
+
+
+@pytest.mark.parametrize("kind", ["TensorProductConv", "RadialTensorProduct", "EdgeTensorProduct"])
+def test_one_compilation_serves_every_number_of_atoms_and_edges(kind):
+    torch.manual_seed(1)
+    layout, paths = ("4x0e+2x1o", "1x0e+1x1o", "4x0e+2x1o"), [(0, 0, 0, "uvu", True), (1, 0, 1, "uvu", True)]
+    module = {
+        "TensorProductConv": lambda: nn.TensorProductConv(*layout, paths, shared_weights=False, internal_weights=False),
+        "RadialTensorProduct": lambda: nn.RadialTensorProduct(*layout, paths, [5, 6]),
+        "EdgeTensorProduct": lambda: nn.EdgeTensorProduct("4x0e+2x1o", 1, "3x0e+1x1o"),
+    }[kind]().double()
+    graphs = []
+
+    def counted(graph, _):
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    compiled = torch.compile(module, backend=aot_autograd(fw_compiler=counted), dynamic=True, fullgraph=True)
+    for n, e in ((7, 11), (8, 6), (9, 10)):  # 6 is also the number of weights of an edge, 10 of columns of x
+        rows, cols = torch.arange(e) % n, torch.arange(e) * 2 % n
+        if kind == "EdgeTensorProduct":
+            given = harness.random(e, 10), harness.random(e, 3, seed=1), harness.random(e, module.radial_numel, seed=2)
+        else:
+            width = 6 if kind == "TensorProductConv" else 5
+            given = harness.random(n, 10), harness.random(e, 4, seed=1), harness.random(e, width, seed=2), rows, cols
+        x = harness.leaf(given[0])
+        (gradient,) = torch.autograd.grad(compiled(x, *given[1:]).square().sum(), x)
+        (expected,) = torch.autograd.grad(module(x, *given[1:]).square().sum(), x)
+        harness.assert_close(gradient, expected)
+    assert len(graphs) == 2  # forward and backward

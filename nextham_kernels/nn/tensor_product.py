@@ -27,7 +27,7 @@ def as_rows(
     """Calls the op for operands with any leading axes, which are broadcast as e3nn does."""
     if weight is not None and product.n_weights == 0:
         weight = None
-    if x.ndim == y.ndim == 2 and len(x) == len(y) and (weight is None or weight.ndim == (1 if shared else 2)):
+    if x.ndim == y.ndim == 2 and x.shape[0] == y.shape[0] and (weight is None or weight.ndim == (1 if shared else 2)):
         return tensor_product(x, y, weight, product)
     leading = [x.shape[:-1], y.shape[:-1]]
     if weight is not None and not shared:

@@ -44,5 +44,5 @@ class TensorProductConv(TensorProduct):
         """
         weight = self._get_weights(weight)
         weight = weight if self.weight_numel else None
-        n_rows = len(nodes) if n_rows is None else n_rows
+        n_rows = nodes.shape[0] if n_rows is None else n_rows
         return tensor_product_conv(nodes, edges, weight, rows, cols, n_rows, self._product, orders)

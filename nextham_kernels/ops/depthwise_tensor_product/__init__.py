@@ -66,14 +66,9 @@ def depthwise_tensor_product(
     check_tensors(x=x, y=y, weight=weight)
     check_irreps_dim("x", x, irreps_x, irreps_x.dim)
     check_irreps_dim("y", y, irreps_y, irreps_y.dim)
-    if len(y) != len(x):
-        raise ValueError(f"y: expected {len(x)} edges as x, got {len(y)}")
+    if y.shape[0] != x.shape[0]:
+        raise ValueError(f"y: expected {x.shape[0]} edges as x, got {y.shape[0]}")
     product = _product(irreps_x, irreps_y, irreps_keep)
-    n_weights = product.n_weights
-    if weight.shape != (n_weights,) and weight.shape != (len(x), n_weights):
-        raise ValueError(
-            f"weight: expected shape [{n_weights}] or [e, {n_weights}] with e = {len(x)}, got {list(weight.shape)}"
-        )
     return tensor_product(x, y, weight, product)
 
 

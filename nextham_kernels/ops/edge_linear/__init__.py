@@ -38,7 +38,7 @@ _op = define(
     reference.edge_linear,
     cpu.forward,
     cpu.backward,
-    lambda x, heads, matrix, bias, onsite, irreps_in, irreps_out: x.new_empty(len(x), dim_of(irreps_out)),
+    lambda x, heads, matrix, bias, onsite, irreps_in, irreps_out: x.new_empty(x.shape[0], dim_of(irreps_out)),
     terms=_terms,
     gpu=("edge_linear.kernel.forward", "edge_linear.kernel.backward"),
 )
@@ -79,7 +79,7 @@ def edge_linear(
     if bias is not None:
         check_shapes(bias=(bias, str(n_scalars)))
     bias = x.new_empty(0, n_scalars) if bias is None else bias[None]
-    return _op(x, x.new_empty(len(x), 0), matrix[None], bias, _none(x.device), name_in, name_out)
+    return _op(x, x.new_empty(x.shape[0], 0), matrix[None], bias, _none(x.device), name_in, name_out)
 
 
 def head_linear(
@@ -118,14 +118,14 @@ def head_linear(
     name_in, name_out, d_in, n_weights, n_scalars = _plan(irreps_in, irreps_out)
     check_tensors(x=x, heads=heads, matrix=matrix, **({} if bias is None else {"bias": bias}))
     check_irreps_dim("x", x, name_in, d_in)
-    n_heads = check_shapes(heads=(heads, f"{len(x)} h"))["h"]
+    n_heads = check_shapes(heads=(heads, f"{x.shape[0]} h"))["h"]
     if n_heads < 1:
         raise ValueError("heads: expected at least one head, got shape [e, 0]")
     check_shapes(matrix=(matrix, f"{1 if onsite is None else 2} {n_heads * n_weights}"))
     if bias is not None:
         check_shapes(bias=(bias, f"{n_heads + (len(bias) > n_heads)} {n_scalars}"))
     if onsite is not None:
-        check_shapes(onsite=(onsite, str(len(x))))
+        check_shapes(onsite=(onsite, str(x.shape[0])))
         if onsite.dtype != torch.bool:
             raise TypeError(f"onsite: expected bool, got {onsite.dtype}")
     bias = x.new_empty(0, n_scalars) if bias is None else bias

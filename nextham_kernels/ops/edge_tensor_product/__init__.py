@@ -49,7 +49,7 @@ _op = define(
     reference.edge_tensor_product,
     cpu.forward,
     cpu.backward,
-    lambda x, *rest: x.new_empty(len(x), irreps_of(rest[-1]).dim),
+    lambda x, *rest: x.new_empty(x.shape[0], irreps_of(rest[-1]).dim),
     terms=_terms,
     gpu=("edge_tensor_product.kernel.forward", "edge_tensor_product.kernel.backward"),
 )

@@ -33,7 +33,7 @@ gate_rows = define(
     reference.gate,
     cpu.forward,
     cpu.backward,
-    lambda x, irreps_out, edge, skip: x.new_empty(len(x), dim_of(irreps_out)),
+    lambda x, irreps_out, edge, skip: x.new_empty(x.shape[0], dim_of(irreps_out)),
     vmap="rows",
     gpu=("gate.kernel.forward", "gate.kernel.backward"),
 )

@@ -62,9 +62,9 @@ def linear(
     n_weights, n_bias = linear_sizes(irreps_in, irreps_out)
     check_shapes(weight=(weight, str(n_weights)), **({} if bias is None else {"bias": (bias, str(n_bias))}))
     product, scalars = _product(irreps_in, irreps_out)
-    y = tensor_product(x, x.new_ones(len(x), 1), weight, product)
+    y = tensor_product(x, x.new_ones(x.shape[0], 1), weight, product)
     if bias is not None and n_bias:
-        y = y.index_add(1, scalars.to(x.device), bias.expand(len(x), -1))
+        y = y.index_add(1, scalars.to(x.device), bias.expand(x.shape[0], -1))
     return y
 
 

@@ -23,7 +23,7 @@ _op = define(
     reference.radial_basis,
     cpu.forward,
     cpu.backward,
-    lambda distance, n, stop: distance.new_empty(len(distance), n),
+    lambda distance, n, stop: distance.new_empty(distance.shape[0], n),
     gpu=("radial_basis.kernel.forward", "radial_basis.kernel.backward"),
 )
 

@@ -44,7 +44,7 @@ _edge_wigner = define(
     reference.edge_wigner,
     cpu.edge_wigner,
     cpu.edge_wigner_backward,
-    lambda vector, l_max: vector.new_empty(len(vector), _size(l_max)),
+    lambda vector, l_max: vector.new_empty(vector.shape[0], _size(l_max)),
     gpu=("rotation.kernel.edge_wigner", "rotation.kernel.edge_wigner_backward"),
 )
 _rotate_to_edges = define(
@@ -53,7 +53,7 @@ _rotate_to_edges = define(
     reference.rotate_to_edges,
     cpu.to_edges_forward,
     cpu.to_edges_backward,
-    lambda source, target, wigner, src, dst, irreps, node_rows: source.new_empty(len(src), source.shape[1]),
+    lambda source, target, wigner, src, dst, irreps, node_rows: source.new_empty(src.shape[0], source.shape[1]),
     gpu=("rotation.kernel.to_edges_forward", "rotation.kernel.to_edges_backward"),
 )
 _rotate_to_nodes = define(
@@ -137,7 +137,7 @@ def rotate_to_edges(
     name, dim, size = _plan(irreps)
     if (target is None) != (dst is None):
         raise ValueError("target, dst: expected both or neither, got one")
-    src = torch.arange(len(source), device=source.device) if src is None else src
+    src = torch.arange(source.shape[0], device=source.device) if src is None else src
     given = {"source": source} if target is None else {"source": source, "target": target}
     target = source[:0] if target is None else target
     dst = src if dst is None else dst
@@ -147,9 +147,9 @@ def rotate_to_edges(
     check_shapes(wigner=(wigner, "e w"), src=(src, "e"), dst=(dst, "e"))
     _check_columns(wigner, name, size)
     if not trusted:
-        check_range("src", src, len(source))
+        check_range("src", src, source.shape[0])
     if "target" in given and not trusted:
-        check_range("dst", dst, len(target))
+        check_range("dst", dst, target.shape[0])
     return _rotate_to_edges(source, target, wigner, src, dst, name, node_rows)
 
 
@@ -197,7 +197,7 @@ def rotate_to_nodes(
     check_shapes(rows=(rows, f"e {dim}"), wigner=(wigner, "e w"))
     _check_columns(wigner, name, size)
     if dst is None:
-        return _rotate_to_nodes(rows, wigner, _no_index(rows), len(rows), name, node_rows, True)
+        return _rotate_to_nodes(rows, wigner, _no_index(rows), rows.shape[0], name, node_rows, True)
     check_shapes(rows=(rows, f"e {dim}"), dst=(dst, "e"))
     if n_nodes < 0:
         raise ValueError(f"n_nodes: expected 0 or more, got {n_nodes}")

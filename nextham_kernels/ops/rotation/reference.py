@@ -24,7 +24,7 @@ def rotate_to_edges(
 ) -> torch.Tensor:
     """Returns row_e = to_row(D_e (source_{src e} + target_{dst e})); a target without nodes is left out."""
     layout = edge_layout(irreps)
-    x = source[src] + target[dst] if len(target) else source[src]
+    x = source[src] + target[dst] if target.shape[0] else source[src]
     x = layout.from_row(x) if node_rows else x
     return layout.to_row(_turned(x, wigner, irreps, back=False))
 
@@ -42,7 +42,7 @@ def rotate_to_nodes(
     layout = edge_layout(irreps)
     x = _turned(layout.from_row(rows), wigner, irreps, back=True)
     x = layout.to_row(x) if node_rows else x
-    return rows.new_zeros(n_nodes, rows.shape[1]).index_add(0, dst, x) if len(dst) == len(rows) else x
+    return rows.new_zeros(n_nodes, rows.shape[1]).index_add(0, dst, x) if dst.shape[0] == rows.shape[0] else x
 
 
 def _turned(x: torch.Tensor, wigner: torch.Tensor, irreps: str, back: bool) -> torch.Tensor:

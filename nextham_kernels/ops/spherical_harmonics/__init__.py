@@ -39,7 +39,7 @@ _op = define(
     reference.solid_harmonics,
     cpu.forward,
     None,
-    lambda vector, l_max: vector.new_empty(len(vector), (l_max + 1) ** 2),
+    lambda vector, l_max: vector.new_empty(vector.shape[0], (l_max + 1) ** 2),
     gradient=_gradient,
     vmap="rows",
     gpu=("spherical_harmonics.kernel.forward",),

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nextham_kernels.checks import check_irreps_dim, check_tensors
+from nextham_kernels.checks import check_irreps_dim, check_tensors, check_weight
 from nextham_kernels.clebsch_gordan import IrrepsLike, irreps_of
 from nextham_kernels.ops.tensor_product import cpu, reference, vmap
 from nextham_kernels.ops.tensor_product.reference import Path, Product
@@ -45,7 +45,7 @@ _op = define(
     reference.tensor_product,
     cpu.forward,
     cpu.backward,
-    lambda x, y, weight, word: x.new_empty(len(x), reference.product_of(word).dims[2]),
+    lambda x, y, weight, word: x.new_empty(x.shape[0], reference.product_of(word).dims[2]),
     lambda i, word: (reference.weighted(word) if i == 2 else word,),
     vmap=(vmap.forward, vmap.backward),
     gpu=("tensor_product.kernel.forward", "tensor_product.kernel.backward"),
@@ -79,11 +79,9 @@ def tensor_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor | None
     check_tensors(x=x, y=y, weight=weight)
     check_irreps_dim("x", x, product.irreps_1, product.dims[0])
     check_irreps_dim("y", y, product.irreps_2, product.dims[1])
-    if len(y) != len(x):
-        raise ValueError(f"y: expected {len(x)} rows as x, got {len(y)}")
-    n = product.n_weights
-    if weight.shape != (n,) and weight.shape != (len(x), n):
-        raise ValueError(f"weight: expected shape [{n}] or [e, {n}] with e = {len(x)}, got {list(weight.shape)}")
+    if y.shape[0] != x.shape[0]:
+        raise ValueError(f"y: expected {x.shape[0]} rows as x, got {y.shape[0]}")
+    check_weight(weight, product.n_weights, x.shape[0])
     return _op(x, y, weight, product.word)
 
 

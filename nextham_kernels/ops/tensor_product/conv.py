@@ -23,7 +23,8 @@ __all__ = ["edge_orders", "tensor_product_conv"]
 
 _op = define(
     "tensor_product_conv",
-    "Tensor x, Tensor y, Tensor weight, Tensor rows, Tensor cols, Tensor by_row, Tensor by_col, int n_rows, str word",
+    "Tensor x, Tensor y, Tensor weight, Tensor rows, Tensor cols, Tensor by_row, Tensor by_col, SymInt n_rows, "
+    "str word",
     reference.tensor_product_conv,
     cpu.forward_conv,
     cpu.backward_conv,
@@ -89,7 +90,7 @@ def tensor_product_conv(
     )
     if not tracing():
         check_range("rows", rows, n_rows)
-        check_range("cols", cols, len(x))
+        check_range("cols", cols, x.shape[0])
     return _op(x, y, weight, rows, cols, by_row, by_col, n_rows, product.word)
 
 

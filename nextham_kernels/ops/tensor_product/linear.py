@@ -30,7 +30,7 @@ def _reference(
     x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, linear_weight: torch.Tensor, word: str, linear_word: str
 ) -> torch.Tensor:
     middle = reference.tensor_product(x, y, weight, word)
-    return reference.tensor_product(middle, middle.new_ones(len(middle), 1), linear_weight, linear_word)
+    return reference.tensor_product(middle, middle.new_ones(middle.shape[0], 1), linear_weight, linear_word)
 
 
 def _blocks(n: int) -> Iterator[slice]:
@@ -45,10 +45,10 @@ def _forward(
     x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, linear_weight: torch.Tensor, word: str, linear_word: str
 ) -> torch.Tensor:
     run, first, second = kernels().tensor_product_forward, reference.product_of(word), reference.product_of(linear_word)
-    out, middle = empty(x, (len(x), second.dims[2])), x.new_empty(min(ROWS, len(x)), first.dims[2])
+    out, middle = empty(x, (x.shape[0], second.dims[2])), x.new_empty(min(ROWS, x.shape[0]), first.dims[2])
     product, linear = cpu.plan_of(word, x.dtype), cpu.plan_of(linear_word, x.dtype)
-    one = x.new_ones(len(middle), 1)
-    for rows in _blocks(len(x)):
+    one = x.new_ones(middle.shape[0], 1)
+    for rows in _blocks(x.shape[0]):
         held = middle[: rows.stop - rows.start]
         given = (x[rows], y[rows], _of_rows(weight, rows))
         run(*product, *(t.numpy() for t in given), *cpu.NO_INDICES, held.numpy())
@@ -72,13 +72,13 @@ def _backward(
     summed = [i for i in (2, 3) if needs[i] and tensors[i].ndim == 1]
     for i in summed:
         grads[i].zero_()
-    for rows in _blocks(len(x)):
+    for rows in _blocks(x.shape[0]):
         given = (x[rows], y[rows], _of_rows(weight, rows))
         if needs[3]:
             middle = cpu.forward(*given, word)
         else:  # its values do not matter
             middle = grad.new_zeros(len(given[0]), reference.product_of(word).dims[2])
-        one = middle.new_ones(len(middle), 1)
+        one = middle.new_ones(middle.shape[0], 1)
         wanted = [any(needs[:3]), False, needs[3]]
         pulled, _, own = cpu.backward(grad[rows], middle, one, linear_weight, linear_word, wanted)
         found = [*cpu.backward(pulled, *given, word, needs[:3]), own] if wanted[0] else [None, None, None, own]
@@ -97,7 +97,7 @@ _op = define(
     _forward,
     _backward,
     lambda x, y, weight, linear_weight, word, linear_word: x.new_empty(
-        len(x), reference.product_of(linear_word).dims[2]
+        x.shape[0], reference.product_of(linear_word).dims[2]
     ),
     lambda i, word, linear_word: (reference.weighted(word) if i == 2 else word, linear_word),
     gpu=("tensor_product.kernel.forward_linear", "tensor_product.kernel.backward_linear"),

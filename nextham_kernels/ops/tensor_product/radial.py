@@ -68,8 +68,8 @@ def _forward(
     word: str,
 ) -> torch.Tensor:
     run, plan, d = kernels().tensor_product_forward, cpu.plan_of(word, x.dtype), reference.product_of(word).dims[2]
-    out = empty(x, (len(y), d)) if n_rows < 0 else empty(x, (n_rows, d)).zero_()
-    for block in _blocks(len(y), weight.shape[1]):
+    out = empty(x, (y.shape[0], d)) if n_rows < 0 else empty(x, (n_rows, d)).zero_()
+    for block in _blocks(y.shape[0], weight.shape[1]):
         if n_rows < 0:
             given = (x[block], y[block], hidden[block] @ weight)
             run(*plan, *(t.numpy() for t in given), *cpu.NO_INDICES, out[block].numpy())
@@ -101,7 +101,7 @@ def _backward(
         if needs[i] and summed:
             grads[i].zero_()
     wanted = [needs[0], needs[1], needs[2] or needs[3]]
-    for block in _blocks(len(y), weight.shape[1]):
+    for block in _blocks(y.shape[0], weight.shape[1]):
         edges = by_col[block] if graph else block
         own = hidden[edges]
         given = (grad if graph else grad[block], x if graph else x[block], y[edges], own @ weight)
@@ -125,12 +125,12 @@ def _backward(
 _op = define(
     "tensor_product_radial",
     "Tensor x, Tensor y, Tensor hidden, Tensor weight, Tensor rows, Tensor cols, Tensor by_row, Tensor by_col, "
-    "int n_rows, str word",
+    "SymInt n_rows, str word",
     _reference,
     _forward,
     _backward,
     lambda x, y, hidden, weight, rows, cols, by_row, by_col, n_rows, word: x.new_empty(
-        len(y) if n_rows < 0 else n_rows, reference.product_of(word).dims[2]
+        y.shape[0] if n_rows < 0 else n_rows, reference.product_of(word).dims[2]
     ),
     lambda i, n_rows, word: (n_rows, reference.weighted(word) if i in (2, 3) else word),
     gpu=("tensor_product.kernel.forward_radial", "tensor_product.kernel.backward_radial"),
@@ -196,8 +196,8 @@ def tensor_product_radial(
     integer = {"rows": rows, "cols": cols, "by_row": by_row, "by_col": by_col}
     check_tensors(**floating, integer=integer)
     check_shapes(**patterns, **{name: (t, "e") for name, t in integer.items()})
-    n_rows = len(x) if n_rows is None else n_rows
+    n_rows = x.shape[0] if n_rows is None else n_rows
     if not tracing():
         check_range("rows", rows, n_rows)
-        check_range("cols", cols, len(x))
+        check_range("cols", cols, x.shape[0])
     return _op(x, y, hidden, weight, rows, cols, by_row, by_col, n_rows, product.word)

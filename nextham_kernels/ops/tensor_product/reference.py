@@ -106,7 +106,7 @@ def tensor_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, word:
     """out_wk = Σ_paths coefficient Σ_uvij w_uvw C_ijk x_ui y_vj, the sum over channels being that of the mode."""
     product = product_of(word)
     weight = weight if weight.ndim == 2 else weight[None]
-    blocks = [x.new_zeros(len(x), mul, ir.dim) for mul, ir in product.irreps_out]
+    blocks = [x.new_zeros(x.shape[0], mul, ir.dim) for mul, ir in product.irreps_out]
     slices_1, slices_2 = product.irreps_1.slices(), product.irreps_2.slices()
     for path, place in zip(product.paths, product.weight_slices, strict=True):
         shape = product.shape(path)
@@ -123,9 +123,9 @@ def tensor_product(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, word:
             x_ui, y_vj = x_ui[:, first], y_vj[:, second]
         w = weight[:, place].unflatten(1, shape) if path.has_weight else x.new_ones(1, *shape)
         c_ijk = path.coefficient * wigner_3j(ir_1.l, ir_2.l, ir.l, x.dtype, x.device)
-        block = torch.einsum(SUMS[path.mode], w.expand(len(x), *shape), x_ui, y_vj, c_ijk)
-        blocks[path.i_out] = blocks[path.i_out] + block.reshape(len(x), mul, ir.dim)
-    return torch.cat([x.new_zeros(len(x), 0), *(block.flatten(1) for block in blocks)], dim=1)
+        block = torch.einsum(SUMS[path.mode], w.expand(x.shape[0], *shape), x_ui, y_vj, c_ijk)
+        blocks[path.i_out] = blocks[path.i_out] + block.reshape(x.shape[0], mul, ir.dim)
+    return torch.cat([x.new_zeros(x.shape[0], 0), *(block.flatten(1) for block in blocks)], dim=1)
 
 
 def tensor_product_conv(
