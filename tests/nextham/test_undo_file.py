@@ -1,5 +1,6 @@
 """A process that is killed at any moment of a step leaves what was there before the step."""
 
+import errno
 import os
 import signal
 import warnings
@@ -146,6 +147,53 @@ def test_killed_while_a_piece_is_written(tmp_path):
         path.unlink()
         call += 31
     assert call > 200
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """HDF5 cannot bear an exception where it writes: afterwards it is in order, and so is the file."""
+    made, path, whole = list(pieces()), tmp_path / "h.h5", tmp_path / "whole.h5"
+    write(whole, made)
+    for room in (3, 40, 150):
+        left, pwrite = [room], os.pwrite
+
+        def full(file, data, at, left=left, pwrite=pwrite):
+            left[0] -= 1
+            if left[0] < 0 and at + len(data) > os.fstat(file).st_size:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return pwrite(file, data, at)
+
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(FileError, match=r"h\.h5: cannot be written .*No space left"),
+        ):
+            patch.setattr(os, "pwrite", full)
+            write(path, made)
+        assert left[0] < 0 and {file.name for file in tmp_path.iterdir()} == {"whole.h5", "h.h5.part"}
+        write(path, made)
+        assert path.read_bytes() == whole.read_bytes()
+        path.unlink()
+
+
+def test_ctrl_c_while_a_piece_is_written(tmp_path, monkeypatch):
+    made, path, whole = list(pieces()), tmp_path / "h.h5", tmp_path / "whole.h5"
+    write(whole, made)
+    calls, pwrite = [], os.pwrite
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 150:
+            signal.raise_signal(signal.SIGINT)
+        return pwrite(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "pwrite", interrupted)
+        write(path, made)
+    assert len(calls) >= 150 and {file.name for file in tmp_path.iterdir()} == {"whole.h5", "h.h5.part"}
+    with PieceWriter(path, made[0][0], BASIS, "key") as writer:
+        assert 0 < writer.n_pieces < len(made)
+    write(path, made)
+    assert path.read_bytes() == whole.read_bytes()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_two_runs_do_not_write_one_file(tmp_path):

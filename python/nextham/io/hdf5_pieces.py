@@ -166,6 +166,7 @@ class PieceWriter:
             with h5py.File(self._file, mode, libver=("v110", "v110")) as file:
                 yield file
             if replace:
+                self._file.check()
                 os.replace(self.part, self.path)
 
     @contextmanager

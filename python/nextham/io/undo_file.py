@@ -4,13 +4,18 @@ Before bytes of the last whole step are overwritten or cut off they are added to
 removed at the end of the step; where it is still there, the step was not finished, and the bytes are put back. A
 process that is killed is so survived at any moment, a loss of power is not: the system may write the two files in
 another order.
+
+Libraries written in C cannot bear exceptions from a file object: HDF5 goes on, and leaves files open. So an error of
+the system (no space left) is raised at the end of the step, and Ctrl-C waits for it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +44,7 @@ class UndoFile:
         self.path = Path(path)
         self._undo = self.path.with_name(self.path.name + ".undo")
         self._at, self._records = 0, -1
+        self._error: OSError | None = None
         if not self.path.exists():
             self._undo.unlink(missing_ok=True)  # of a file that was removed
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -63,18 +69,36 @@ class UndoFile:
 
     @contextmanager
     def step(self) -> Iterator[UndoFile]:
-        """Changes the file as a whole, or not at all: an exception takes back what was done."""
+        """Changes the file as a whole, or not at all: an exception takes back what was done.
+
+        Raises:
+            OSError: the file could not be changed.
+        """
         self._end = self.size
-        self._records = os.open(self._undo, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            _write(self._records, _RECORD.pack(self._end, 0))
-            yield self
-        except BaseException:
+        with _interrupts_wait():
+            self._records = os.open(self._undo, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+            try:
+                _write(self._records, _RECORD.pack(self._end, 0))
+                yield self
+                self.check()
+            except BaseException as error:
+                first, self._error = self._error, None
+                self._stop_recording()
+                self._take_back()
+                if first is not None and first is not error:
+                    raise first from error
+                raise
             self._stop_recording()
-            self._take_back()
-            raise
-        self._stop_recording()
-        self._undo.unlink()
+            self._undo.unlink()
+
+    def check(self) -> None:
+        """Raises what went wrong in this step so far.
+
+        Raises:
+            OSError: something did.
+        """
+        if self._error is not None:
+            raise self._error
 
     # What a file object has.
 
@@ -98,8 +122,9 @@ class UndoFile:
     def write(self, data: bytes | memoryview) -> int:
         """Writes bytes and returns how many."""
         view = memoryview(data).cast("B")
-        self._keep(self._at, self._at + len(view))
-        _write(self._file, view, self._at)
+        with self._changing():
+            self._keep(self._at, self._at + len(view))
+            _write(self._file, view, self._at)
         self._at += len(view)
         return len(view)
 
@@ -115,17 +140,26 @@ class UndoFile:
     def truncate(self, size: int | None = None) -> int:
         """Makes the file longer or shorter."""
         size = self._at if size is None else size
-        self._keep(size, self._end)
-        os.ftruncate(self._file, size)
+        with self._changing():
+            self._keep(size, self._end)
+            os.ftruncate(self._file, size)
         return size
 
     def flush(self) -> None:
         """Does nothing: all is written at once."""
 
-    def _keep(self, begin: int, end: int) -> None:
-        """Records bytes of the last whole step that are about to change."""
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Remembers what goes wrong; what is done afterwards does not matter."""
         if self._records < 0:
             raise ValueError("step: the file is changed inside a step alone")
+        try:
+            yield
+        except OSError as error:
+            self._error = self._error or error
+
+    def _keep(self, begin: int, end: int) -> None:
+        """Records bytes of the last whole step that are about to change."""
         for at in range(begin, min(end, self._end), _AT_ONCE):
             old = os.pread(self._file, min(_AT_ONCE, end - at, self._end - at), at)
             _write(self._records, _RECORD.pack(at, len(old)) + old)
@@ -165,6 +199,23 @@ class UndoFile:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise BlockingIOError(error.errno, "another process writes it") from error
             # Some file systems of networks know no locks.
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C comes into force at the end; it would be an exception in the next function that is called from C."""
+    usual = signal.getsignal(signal.SIGINT)
+    if not callable(usual) or threading.current_thread() is not threading.main_thread():
+        yield  # it raises nothing here
+        return
+    came: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if came:
+        usual(signal.SIGINT, None)
 
 
 def _write(file: int, data: bytes | memoryview, at: int | None = None) -> None:
