@@ -50,7 +50,7 @@ class BandPath:
 
 
 def band_path(
-    structure: Structure, spec: str = "auto", n_points: int = 200, tolerance: float | None = None
+    structure: Structure, kpath: str = "auto", n_points: int = 200, tolerance: float | None = None
 ) -> BandPath:
     """Returns a path of about `n_points` k-points through the Brillouin zone of the structure's own cell.
 
@@ -62,8 +62,8 @@ def band_path(
 
     Args:
         structure: cell and periodicity; atoms are not looked at.
-        spec: `auto`, the lattice's standard path; or its corners in a row, such as `GXWKGL` (Γ or G, a comma jumps); or
-            corners with coordinates, `G=0,0,0 X=0.5,0,0.5 | K=0.375,0.375,0.75 G=0,0,0` (a bar jumps); or `G` alone,
+        kpath: `auto`, the lattice's standard path; or its corners in a row, such as `GXWKGL` (Γ or G, a comma jumps);
+            or corners with coordinates, `G=0,0,0 X=0.5,0,0.5 | K=0.375,0.375,0.75 G=0,0,0` (a bar jumps); or `G` alone,
             one k-point.
         n_points: k-points, spread by length; every corner is one of them.
         tolerance: relative deviation of lengths and angles up to which the cell counts as a more symmetric one. By
@@ -71,18 +71,18 @@ def band_path(
             lattice has all of them, so that `GXWKGL` works on a strained crystal.
 
     Raises:
-        ValueError: the lattice has no such corner, or a spec that cannot be read.
+        ValueError: the lattice has no such corner, or a kpath that cannot be read.
     """
-    if spec in ("G", "Γ"):
+    if kpath in ("G", "Γ"):
         return BandPath(np.zeros((1, 3)), np.zeros(1), ("G",), "one k-point")
-    if "=" in spec:
-        return path_through(structure, _corners_of_text(spec), n_points, "given points")
+    if "=" in kpath:
+        return path_through(structure, _corners_of_text(kpath), n_points, "given points")
     from ase.cell import Cell
     from ase.dft.kpoints import parse_path_string
 
-    words = None if spec == "auto" else parse_path_string(spec.replace("Γ", "G").replace(" ", ""))
+    words = None if kpath == "auto" else parse_path_string(kpath.replace("Γ", "G").replace(" ", ""))
     if words is not None and (not words or min(len(part) for part in words) < 2):
-        raise ValueError(f"spec: expected auto, G, corners such as GXWKGL, or G=0,0,0 X=0.5,0,0.5, got {spec!r}")
+        raise ValueError(f"kpath: expected auto, G, corners such as GXWKGL, or G=0,0,0 X=0.5,0,0.5, got {kpath!r}")
     ladder = (tolerance,) if tolerance is not None else _TOLERANCES[:1] if words is None else _TOLERANCES
     found: dict[str, str] = {}
     for eps in ladder:
@@ -94,7 +94,7 @@ def band_path(
             return path_through(structure, corners, n_points, lattice)
         found.setdefault(lattice, " ".join(sorted(path.special_points)))
     has = "; ".join(f"{lattice} has {names}" for lattice, names in found.items())
-    raise ValueError(f"spec: {spec!r} names corners that this cell's lattice does not have ({has})")
+    raise ValueError(f"kpath: {kpath!r} names corners that this cell's lattice does not have ({has})")
 
 
 def path_through(
@@ -115,7 +115,9 @@ def path_through(
         ValueError: fewer than two corners in a stretch, n_points below 2, or a path of no length.
     """
     if not corners or min(len(part) for part in corners) < 2 or n_points < 2:
-        raise ValueError("corners, n_points: expected two or more corners in every stretch, and two or more points")
+        raise ValueError(
+            f"corners, n_points: expected two or more corners in every stretch and two or more points, got {n_points}"
+        )
     reciprocal = 2 * np.pi * np.linalg.inv(structure.cell).T
     points = [np.array([k for _, k in part], dtype=np.float64) for part in corners]
     lengths = [np.linalg.norm(np.diff(part @ reciprocal, axis=0), axis=1) for part in points]
@@ -139,10 +141,10 @@ def path_through(
     return BandPath(np.array(kpoints), np.array(distance), tuple(labels), lattice)
 
 
-def _corners_of_text(spec: str) -> list[list[tuple[str, list[float]]]]:
+def _corners_of_text(text: str) -> list[list[tuple[str, list[float]]]]:
     """`G=0,0,0 X=0.5,0,0.5 | …` as stretches of (label, k)."""
     parts = []
-    for stretch in spec.split("|"):
+    for stretch in text.split("|"):
         part = []
         for word in stretch.split():
             label, _, numbers = word.partition("=")
@@ -151,7 +153,7 @@ def _corners_of_text(spec: str) -> list[list[tuple[str, list[float]]]]:
             except ValueError:
                 k = []
             if not label or len(k) != 3 or not np.isfinite(k).all():
-                raise ValueError(f"spec: expected corners such as X=0.5,0,0.5, got {word!r}")
+                raise ValueError(f"kpath: expected corners such as X=0.5,0,0.5, got {word!r}")
             part.append((label.replace("Γ", "G"), k))
         parts.append(part)
     return parts

@@ -219,7 +219,8 @@ def bands_at(
 
     Raises:
         ValueError: H and S are not of the same structure and basis, a number that is not finite, an edge without its
-            reverse, or an S(k) that is indefinite or singular to rounding: with k and the smallest eigenvalue.
+            reverse, an S(k) that is indefinite or singular to rounding: with k and the smallest eigenvalue; or no level
+            left by the threshold.
     """
     pairs = bloch_pairs(hamiltonian, overlap)
     total, done, levels = len(pairs) * len(kpoints), 0, []
@@ -232,6 +233,8 @@ def bands_at(
     values = np.concatenate(levels) if levels else np.empty((0, pairs[0][0].size))
     values = values.reshape(len(pairs), len(kpoints), pairs[0][0].size)
     values = values[:, :, np.isfinite(values).all((0, 1))]
+    if levels and not values.shape[2]:
+        raise ValueError(f"threshold: at some k-point no eigenvalue of S(k) is above {threshold:g}: no level is left")
     return values if hamiltonian.n_spin == 2 else values[0]
 
 

@@ -15,7 +15,7 @@ import torch
 from nextham.bands import BandStructure
 from nextham.blocks import Blocks
 from nextham.cli import COMMANDS, main
-from nextham.cli.memory_size import memory_size
+from nextham.cli.argument_types import digits, finite, memory_size, natural, positive
 from nextham.cli.sources import open_source
 from nextham.data import sample
 from nextham.io.csr import read_csr, write_blocks
@@ -234,8 +234,7 @@ def test_info_says_what_a_file_is(model, capsys):
     ("arguments", "sentence"),
     [
         (["bands", "nowhere"], "nowhere: cannot be read"),
-        (["bands", str(SI), "--kpath", "X"], "spec: expected auto"),
-        (["bands", str(SI), "--levels", "0"], "levels: expected at least 1, got 0"),
+        (["bands", str(SI), "--kpath", "X"], "kpath: expected auto"),
         (["bands", str(SI), "--levels", "8", "--mesh", "2", "2", "2"], "levels: takes the Fermi level of Γ"),
         (["bands", f"{SI}:H7"], "there is no matrix H7, only H0, H, S"),
         (
@@ -243,7 +242,18 @@ def test_info_says_what_a_file_is(model, capsys):
             "label: expected at most one for each of 1 matrices, got 2",
         ),
         (["bands", str(SI), "--window", "5", "-5"], "window: expected two ascending energies, got 5 and -5"),
-        (["compare", str(SI), str(SI), "--mesh", "2", "0", "2"], "size: expected"),
+        (["bands", str(SI), "--pseudo", "none"], "none: cannot be read: no such folder"),
+        (["bands", f"{SI}:S"], "holds the overlap S here, but a Hamiltonian is expected"),
+        (["dos", str(SI), "-o", f"{SI}/STRU/dos"], "is a file, not a folder"),
+        (
+            ["dos", str(SI), "--mesh", "1", "1", "1", "--threshold", "99"],
+            "threshold: at some k-point no eigenvalue of S(k) is above 99",
+        ),
+        (["compare", f"{SI}:S", str(SI)], "holds the overlap S here, but a Hamiltonian is expected"),
+        (["compare", str(SI), str(SI), "--json", str(SI)], "it is a folder, not a file"),
+        (["convert", str(SI), ".", "--to", "h5"], "it is a folder, not a file"),
+        (["evaluate", "none", "--data", "none"], "none: there is no such dataset"),
+        (["demo", "-o", f"{SI}/STRU"], "is a file, not a folder"),
         (["predict", f"{SI}/STRU", "--h0", "none", "--overlap", "none", "--model", "none", "-o", "x"], "none: "),
     ],
 )
@@ -263,11 +273,52 @@ def test_fermi_level_that_is_no_number(tmp_path, capsys):
     assert "info.json: expected a number for efermi_eV, got '6.9'" in capsys.readouterr().err
 
 
-def test_wrong_usage_is_exit_code_2(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: MATRIX"),
+        (["x", "--levels", "0"], "argument --levels: expected a whole number of at least 1, got '0'"),
+        (["x", "--mesh", "2", "0", "2"], "argument --mesh: expected a whole number of at least 1, got '0'"),
+        (["x", "--fermi", "nan"], "argument --fermi: expected a number, got 'nan'"),
+        (["x", "--window", "-1", "high"], "argument --window: expected a number, got 'high'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments, sentence, capsys):
     assert main([]) == 2
     with pytest.raises(SystemExit) as stop:
-        main(["bands"])
-    assert stop.value.code == 2
+        main(["bands", *arguments])
+    assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(digits, "18"), (digits, "-3"), (positive, "0"), (positive, "-1"), (finite, "inf"), (natural, "2.5")],
+)
+def test_numbers_that_no_argument_takes(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"got '{text}'"):
+        kind(text)
+
+
+def test_numbers_of_arguments():
+    assert (digits("0"), natural("12"), finite("-5"), positive("1e-3")) == (0, 12, -5.0, 1e-3)
+
+
+def test_info_goes_on_behind_what_it_cannot_read(tmp_path, capsys):
+    (tmp_path / "empty.csr").write_text("")
+    assert main(["info", f"{tmp_path}/empty.csr", f"{SI}/STRU"]) == 1
+    out, error = capsys.readouterr()
+    assert "empty.csr: the file is empty" in error and "Si2, 2 atoms" in out
+
+
+def test_output_that_nobody_reads_or_that_is_ascii():
+    run = [sys.executable, "-c", "import sys; from nextham.cli import main; sys.exit(main(['optics', '--help']))"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(run, env=ascii_only, capture_output=True, text=True, check=True)
+    assert "--max-energy" in shown.stdout and not shown.stderr
+    run[2] = "import sys; from nextham.cli import main; sys.exit(main(['train', '--print-settings']))"
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as writer:
+        writer.stdout.close()
+        assert not writer.stderr.read()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -337,5 +388,5 @@ def test_optics(tmp_path, capsys):
     assert (tmp_path / "optics.png").stat().st_size > 10_000
     assert main(["optics", f"{SI}/hrs1_nao.csr.xz", "--structure", f"{SI}/STRU", "--fermi", "0"]) == 1
     assert "overlap: " in capsys.readouterr().err
-    assert main(["optics", str(SI), "--step", "0"]) == 1
-    assert "step: expected between 0 and 10 eV, got 0" in capsys.readouterr().err
+    assert main(["optics", str(SI), "--step", "11"]) == 1
+    assert "step: expected between 0 and 10 eV, got 11" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 1 for an error (one sentence on stderr), 2 for wrong usage."""
+    for stream in (sys.stdout, sys.stderr):  # Å, ₂ and the like must not end a command where text is ASCII
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     top = parser()
     args = top.parse_args(argv)
     if args.version:
@@ -71,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("nextham: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `nextham … | head` has seen enough; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
         # What the package says about its input; anything else is our mistake and keeps its traceback.
         if args.debug:

@@ -13,6 +13,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.cli.argument_types import finite, natural
+from nextham.cli.kspace import add_electron_arguments
 from nextham.cli.sources import MATRIX_HELP, add_source_arguments
 
 if TYPE_CHECKING:
@@ -39,21 +41,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label", action="append", default=[], metavar="TEXT", help="names in the legend, in order")
     parser.add_argument("--overlap", metavar="MATRIX", help="S, where it is not beside the first matrix")
     parser.add_argument(
-        "--kpath", default="auto", help="auto, G alone, corners such as GXWKGL, or corners with coordinates"
+        "--kpath",
+        default="auto",
+        metavar="PATH",
+        help="auto (default: the standard path of the lattice), G alone, corners such as GXWKGL, or corners with "
+        "coordinates in units of the reciprocal lattice vectors, such as 'G=0,0,0 X=0.5,0,0.5'",
     )
-    parser.add_argument("--points", type=int, default=200, help="k-points on the path (default 200)")
+    parser.add_argument("--points", type=natural, default=200, metavar="N", help="k-points on the path (default 200)")
     parser.add_argument(
-        "--window", type=float, nargs=2, default=(-10.0, 10.0), metavar=("LO", "HI"), help="eV around E_F"
+        "--window",
+        type=finite,
+        nargs=2,
+        default=(-10.0, 10.0),
+        metavar=("LO", "HI"),
+        help="energies of the picture, eV around E_F (default -10 10)",
     )
-    parser.add_argument("--fermi", type=float, metavar="EV", help="Fermi level of all, instead of computing it")
-    parser.add_argument("--electrons", type=float, metavar="N", help="valence electrons per cell")
-    parser.add_argument("--pseudo", metavar="DIR", help="folder of .upf files, for the valence electrons")
-    parser.add_argument("--mesh", type=int, nargs=3, metavar=("N1", "N2", "N3"), help="k-points for the Fermi level")
+    add_electron_arguments(parser, "Fermi level of all, eV, instead of computing it")
     parser.add_argument(
-        "--threshold", type=float, metavar="X", help="drop eigenvalues of S(k) up to X (canonical orthogonalisation)"
+        "--mesh",
+        type=natural,
+        nargs=3,
+        metavar=("N1", "N2", "N3"),
+        help="k-points for the Fermi level (default: at most 0.25/Å apart, 2π included)",
     )
     parser.add_argument(
-        "--levels", type=int, metavar="N", help="only the N levels nearest to E_F at each k-point: for large cells"
+        "--threshold",
+        type=finite,
+        metavar="X",
+        help="drop eigenvalues of S(k) up to X, such as 1e-5 (canonical orthogonalisation; default: none)",
+    )
+    parser.add_argument(
+        "--levels", type=natural, metavar="N", help="only the N levels nearest to E_F at each k-point: for large cells"
     )
     parser.add_argument(
         "-o", "--output", default="bands", metavar="NAME", help="writes NAME.png and NAME….csv (default bands)"
@@ -68,22 +86,20 @@ def run(args: argparse.Namespace) -> int:
     from nextham.cli.kspace import count_electrons, describe_fermi, label_of
     from nextham.cli.progress import bar
     from nextham.cli.run_folder import check_output
-    from nextham.cli.sources import open_matrix, open_overlap
+    from nextham.cli.sources import open_hamiltonian, open_overlap
     from nextham.fermi import fermi_level_of
     from nextham.kpath import band_path
 
     specs = [args.matrix, *args.compare]
     if len(args.label) > len(specs):
         raise ValueError(f"label: expected at most one for each of {len(specs)} matrices, got {len(args.label)}")
-    if args.levels is not None and args.levels < 1:
-        raise ValueError(f"levels: expected at least 1, got {args.levels}")
     if args.levels is not None and (args.mesh or args.threshold is not None):
         raise ValueError("levels: takes the Fermi level of Γ and all of S(k), so neither --mesh nor --threshold")
     if not args.window[0] < args.window[1]:
         raise ValueError(f"window: expected two ascending energies, got {args.window[0]:g} and {args.window[1]:g}")
     base = Path(args.output)
     check_output(base.parent)
-    opened = [open_matrix(spec, args) for spec in specs]
+    opened = [open_hamiltonian(spec, args) for spec in specs]
     first = opened[0][0]
     path = band_path(first.structure, args.kpath, args.points)
     labels = [*args.label, *(label_of(source, name) for source, name in opened[len(args.label) :])]
@@ -116,7 +132,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"{labels[number]}: {file}")
     picture = base.with_name(base.name + ".png")
     plot_bands(results, labels, picture, _styles(opened), tuple(args.window), first.structure.formula())
-    print(f"{path.lattice}, {' '.join(label for _, label in path.ticks())}, {len(path.kpoints)} k-points: {picture}")
+    corners = " ".join(label for _, label in path.ticks())
+    where = f"{path.lattice}, {corners}, {len(path.kpoints)} k-points" if len(path.kpoints) > 1 else corners
+    print(f"{where}: {picture}")
     return 0
 
 

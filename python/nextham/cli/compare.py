@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.cli.argument_types import finite, natural
+from nextham.cli.kspace import add_electron_arguments
 from nextham.cli.sources import MATRIX_HELP, add_source_arguments
 
 if TYPE_CHECKING:
@@ -28,15 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", help="the reference, likewise")
     parser.add_argument("--overlap", metavar="MATRIX", help="S, where it is not beside B")
     parser.add_argument(
-        "--window", type=float, nargs=2, default=(-5.0, 5.0), metavar=("LO", "HI"), help="eV around E_F"
+        "--window",
+        type=finite,
+        nargs=2,
+        default=(-5.0, 5.0),
+        metavar=("LO", "HI"),
+        help="levels that the band error is of, eV around E_F (default -5 5)",
     )
     parser.add_argument(
-        "--mesh", type=int, nargs=3, default=(4, 4, 4), metavar=("N1", "N2", "N3"), help="k-points (default 4 4 4)"
+        "--mesh", type=natural, nargs=3, default=(4, 4, 4), metavar=("N1", "N2", "N3"), help="k-points (default 4 4 4)"
     )
-    parser.add_argument("--fermi", type=float, metavar="EV", help="Fermi level of B, instead of computing it")
-    parser.add_argument("--electrons", type=float, metavar="N", help="valence electrons per cell")
-    parser.add_argument("--pseudo", metavar="DIR", help="folder of .upf files, for the valence electrons")
-    parser.add_argument("--json", metavar="FILE", help="write everything there")
+    add_electron_arguments(parser, "Fermi level of B, eV, instead of computing it")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers there, errors in meV")
     add_source_arguments(parser)
 
 
@@ -44,11 +49,16 @@ def run(args: argparse.Namespace) -> int:
     """Runs `nextham compare`."""
     from nextham.cli.kspace import count_electrons
     from nextham.cli.progress import bar
-    from nextham.cli.sources import open_matrix, open_overlap
+    from nextham.cli.run_folder import check_output_file
+    from nextham.cli.sources import open_hamiltonian, open_overlap
     from nextham.fermi import fermi_level_of, monkhorst_pack
     from nextham.metrics import band_error, gauge_mae, overlap_condition
 
-    (source_a, name_a), (source_b, name_b) = (open_matrix(spec, args) for spec in (args.a, args.b))
+    if not args.window[0] < args.window[1]:
+        raise ValueError(f"window: expected two ascending energies, got {args.window[0]:g} and {args.window[1]:g}")
+    if args.json:
+        check_output_file(Path(args.json))
+    (source_a, name_a), (source_b, name_b) = (open_hamiltonian(spec, args) for spec in (args.a, args.b))
     if args.overlap:
         overlap = open_overlap(args.overlap, args)
     else:

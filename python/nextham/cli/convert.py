@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.cli.argument_types import digits, finite
 from nextham.cli.sources import MATRIX_HELP, add_source_arguments
 
 if TYPE_CHECKING:
@@ -35,14 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUTPUT", help="file or folder to write")
     parser.add_argument("--to", choices=KINDS, help="what to write, where the name of OUTPUT does not say it")
     parser.add_argument("--overlap", metavar="MATRIX", help="S, where it is not beside INPUT")
-    parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
+    parser.add_argument(
+        "--digits", type=digits, default=8, metavar="N", help="digits behind the point in text (default 8)"
+    )
     parser.add_argument("--precision", choices=("single", "double"), help="of an .h5 (default: as the input has it)")
-    parser.add_argument("--fermi", type=float, metavar="EV", help="Fermi level, where the input does not say it")
+    parser.add_argument("--fermi", type=finite, metavar="EV", help="Fermi level, eV, where the input does not say it")
     add_source_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham convert`."""
+    from nextham.cli.run_folder import check_output, check_output_file
     from nextham.cli.sources import open_matrix, open_overlap, spin_files
 
     source, name = open_matrix(args.input, args)
@@ -50,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if kind is None:
         raise ValueError(f"output: the name {args.output!r} does not say what to write: give --to {'|'.join(KINDS)}")
     output, efermi = Path(args.output), args.fermi if args.fermi is not None else source.efermi
+    (check_output if kind in ("run", "deeph") else check_output_file)(output)
     if args.overlap:
         source.matrices["S"] = lambda: open_overlap(args.overlap, args)
     output.parent.mkdir(parents=True, exist_ok=True)

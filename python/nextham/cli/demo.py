@@ -30,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham demo`."""
     from nextham.cli import main
+    from nextham.cli.run_folder import check_output
     from nextham.data import bundled_model, sample
 
     folder, run_folder = Path(args.output), sample("Si-1")
+    check_output(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = args.model or str(bundled_model())
     predicted = str(folder / "predicted")

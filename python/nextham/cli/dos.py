@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nextham.cli.argument_types import finite, positive
 from nextham.cli.kspace import add_kspace_arguments
 
 SUMMARY = "density of states, projected on shells, elements or atoms: CSV and picture"
@@ -23,24 +24,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nextham dos`."""
     add_kspace_arguments(parser, 0.15)
     parser.add_argument(
-        "--window", type=float, nargs=2, default=(-12.0, 8.0), metavar=("LO", "HI"), help="eV around E_F"
+        "--window",
+        type=finite,
+        nargs=2,
+        default=(-12.0, 8.0),
+        metavar=("LO", "HI"),
+        help="eV around E_F (default -12 8)",
     )
-    parser.add_argument("--step", type=float, default=0.02, metavar="EV", help="width of the bins (default 0.02 eV)")
-    parser.add_argument("--method", choices=("tetrahedron", "gaussian"), default="tetrahedron")
-    parser.add_argument("--width", type=float, default=0.1, metavar="EV", help="of gaussian: exp(-x²/width²)")
-    parser.add_argument("--by", choices=("shell", "element", "atom", "none"), default="shell", help="projections")
-    parser.add_argument("-o", "--output", default="dos", metavar="NAME", help="writes NAME.png and NAME.csv")
+    parser.add_argument("--step", type=positive, default=0.02, metavar="EV", help="width of the bins (default 0.02 eV)")
+    parser.add_argument(
+        "--method",
+        choices=("tetrahedron", "gaussian"),
+        default="tetrahedron",
+        help="linear tetrahedra (default) or smeared levels",
+    )
+    parser.add_argument(
+        "--width", type=positive, default=0.1, metavar="EV", help="of gaussian: exp(-x²/width²) (default 0.1 eV)"
+    )
+    parser.add_argument(
+        "--by", choices=("shell", "element", "atom", "none"), default="shell", help="projections (default shell)"
+    )
+    parser.add_argument(
+        "-o", "--output", default="dos", metavar="NAME", help="writes NAME.png and NAME.csv (default dos)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham dos`."""
     from nextham.cli.kspace import fermi_energy, read_pair
     from nextham.cli.progress import bar
+    from nextham.cli.run_folder import check_output
     from nextham.dos import density_of_states
     from nextham.spectra_plot import plot_dos
 
     if not args.window[0] < args.window[1]:
         raise ValueError(f"window: expected two ascending energies, got {args.window[0]:g} and {args.window[1]:g}")
+    base = Path(args.output)
+    check_output(base.parent)
     source, label, hamiltonian, overlap = read_pair(args)
     fermi = fermi_energy(source, label, hamiltonian, overlap, args)
     window = (fermi + args.window[0], fermi + args.window[1])
@@ -58,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
             progress,
             args.threshold,
         )
-    base = Path(args.output)
     base.parent.mkdir(parents=True, exist_ok=True)
     table, picture = (base.with_name(base.name + end) for end in (".csv", ".png"))
     dos.to_csv(table)

@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.cli.argument_types import natural
+
 if TYPE_CHECKING:
     from nextham.dataset import Dataset
     from nextham.train.evaluation import Evaluation
@@ -26,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model folders")
     parser.add_argument("--data", required=True, metavar="FILE", help="dataset")
     parser.add_argument("--run", dest="folder", metavar="DIR", help="folder of a training run, for its split")
-    parser.add_argument("--part", choices=("train", "validation", "test"), default="test", help="of --run's split")
+    parser.add_argument(
+        "--part", choices=("train", "validation", "test"), default="test", help="of --run's split (default test)"
+    )
     parser.add_argument("--samples", nargs="+", metavar="NAME", help="samples or materials, instead of --run")
     parser.add_argument("--bands", action="store_true", help="band errors within 5 eV of E_F, ghost states, cond S")
-    parser.add_argument("--mesh", type=int, default=4, metavar="N", help="k-points per direction (default 4)")
-    parser.add_argument("--json", metavar="FILE", help="write everything there")
+    parser.add_argument("--mesh", type=natural, default=4, metavar="N", help="k-points per direction (default 4)")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers there, errors in meV")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,10 +42,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from nextham.cli.progress import bar
+    from nextham.cli.run_folder import check_output_file
     from nextham.dataset import Dataset
     from nextham.model import load_any
     from nextham.train.evaluation import evaluate
 
+    if args.json:
+        check_output_file(Path(args.json))
     dataset = Dataset(args.data)
     names = _names(dataset, args)
     labels = _labels(args.models)
@@ -72,7 +79,7 @@ def _names(dataset: Dataset, args: argparse.Namespace) -> list[str]:
                 raise ValueError(f"samples: no sample is called {name!r} or of that material")
         return sorted(names)
     if not args.folder:
-        raise ValueError("expected --run with a training run's folder, or --samples")
+        raise ValueError("run, samples: give --run with a training run's folder, or --samples")
     s = read_settings(Path(args.folder) / "settings.yaml").split
     parts = split(dataset.samples.values(), s.validation, s.test, s.by, s.seed, s.validation_only, s.test_only)
     if not parts[args.part]:

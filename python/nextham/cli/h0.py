@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextham.cli.memory_size import memory_size
+from nextham.cli.argument_types import digits, memory_size
 
 if TYPE_CHECKING:
     import torch
@@ -41,9 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or .h5 file, to write")
     parser.add_argument("--position", action="store_true", help="write the matrix elements of the position too")
     parser.add_argument(
-        "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
+        "--format",
+        choices=("text", "text-3.11", "binary", "npz"),
+        default="text",
+        help="of the matrices (default text)",
     )
-    parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
+    parser.add_argument(
+        "--digits", type=digits, default=8, metavar="N", help="digits behind the point in text (default 8)"
+    )
     parser.add_argument("--device", default="cpu", help="where it is computed: cpu (default), cuda or cuda:N")
     parser.add_argument("--single", action="store_true", help="single precision on the grid, off by at most 0.1 meV")
     parser.add_argument("--precision", choices=("single", "double"), help="of the numbers of an .h5 (default double)")

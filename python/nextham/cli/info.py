@@ -1,8 +1,9 @@
-"""Says what a file or folder is and what it holds, by its content."""
+"""Says what a file or folder is and what it holds, by its content; exit code 1 where one of them is nothing known."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 SUMMARY = "what is this file"
 EXAMPLES = """\
@@ -21,17 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs `nextham info`."""
     from nextham.io.detect import KINDS, identify
+    from nextham.io.errors import FileError
 
     if not args.path and not args.kernels:
         raise ValueError("FILE: expected files or folders, or --kernels")
     if args.kernels:
         print_kernels()
+    failed = False
     for path in args.path:
-        found = identify(path)
+        try:
+            found = identify(path)
+        except FileError as error:  # the others are wanted all the same
+            print(f"nextham: {error}", file=sys.stderr)
+            failed = True
+            continue
         print(f"{path}: {KINDS[found.kind]}\n  {found.facts}")
         if found.kind == "dataset":
             print_dataset(path)
-    return 0
+    return int(failed)
 
 
 def print_kernels() -> None:

@@ -6,15 +6,25 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.cli.argument_types import finite, natural
 from nextham.cli.progress import bar
-from nextham.cli.sources import MATRIX_HELP, add_source_arguments, open_matrix, open_overlap
+from nextham.cli.sources import MATRIX_HELP, add_source_arguments, open_hamiltonian, open_overlap
+from nextham.io.errors import FileError
 
 if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.cli.sources import Source
     from nextham.fermi import FermiLevel
 
-__all__ = ["add_kspace_arguments", "count_electrons", "describe_fermi", "fermi_energy", "label_of", "read_pair"]
+__all__ = [
+    "add_electron_arguments",
+    "add_kspace_arguments",
+    "count_electrons",
+    "describe_fermi",
+    "fermi_energy",
+    "label_of",
+    "read_pair",
+]
 
 
 def add_kspace_arguments(parser: argparse.ArgumentParser, mesh_spacing: float) -> None:
@@ -23,18 +33,35 @@ def add_kspace_arguments(parser: argparse.ArgumentParser, mesh_spacing: float) -
     parser.add_argument("--overlap", metavar="MATRIX", help="S, where it is not beside the matrix")
     parser.add_argument(
         "--mesh",
-        type=int,
+        type=natural,
         nargs=3,
         metavar=("N1", "N2", "N3"),
         help=f"k-points (default: at most {mesh_spacing}/Å apart, 2π included)",
     )
-    parser.add_argument("--fermi", type=float, metavar="EV", help="Fermi level, instead of computing it")
-    parser.add_argument("--electrons", type=float, metavar="N", help="valence electrons per cell")
-    parser.add_argument("--pseudo", metavar="DIR", help="folder of .upf files, for the valence electrons")
+    add_electron_arguments(parser, "Fermi level, eV, instead of computing it")
     parser.add_argument(
-        "--threshold", type=float, metavar="X", help="drop eigenvalues of S(k) up to X (canonical orthogonalisation)"
+        "--threshold",
+        type=finite,
+        metavar="X",
+        help="drop eigenvalues of S(k) up to X, such as 1e-5 (canonical orthogonalisation; default: none)",
     )
     add_source_arguments(parser)
+
+
+def add_electron_arguments(parser: argparse.ArgumentParser, fermi_help: str) -> None:
+    """Adds the Fermi level, and what says how many electrons there are."""
+    parser.add_argument("--fermi", type=finite, metavar="EV", help=fermi_help)
+    parser.add_argument(
+        "--electrons",
+        type=finite,
+        metavar="N",
+        help="valence electrons per cell (default: those of the pseudopotentials)",
+    )
+    parser.add_argument(
+        "--pseudo",
+        metavar="DIR",
+        help="folder of .upf files that say the valence electrons (default: those of the published pseudopotentials)",
+    )
 
 
 def read_pair(args: argparse.Namespace) -> tuple[Source, str, Blocks, Blocks]:
@@ -43,7 +70,7 @@ def read_pair(args: argparse.Namespace) -> tuple[Source, str, Blocks, Blocks]:
     Raises:
         ValueError: there is no S.
     """
-    source, name = open_matrix(args.matrix, args)
+    source, name = open_hamiltonian(args.matrix, args)
     if args.overlap:
         overlap = open_overlap(args.overlap, args)
     elif "S" in source.names():
@@ -73,13 +100,19 @@ def describe_fermi(label: str, level: FermiLevel, where: str) -> str:
 
 
 def count_electrons(source: Source, electrons: float | None, pseudo: str | None) -> float:
-    """Returns the valence electrons: as given, of the .upf files of a folder, or of the published pseudopotentials."""
+    """Returns the valence electrons: as given, of the .upf files of a folder, or of the published pseudopotentials.
+
+    Raises:
+        FileError: the folder is none.
+    """
     from nextham.io.upf import PUBLISHED_VALENCE, electron_count, read_valence
 
     if electrons is not None:
         return electrons
     if pseudo is None:
         return electron_count(source.structure, PUBLISHED_VALENCE)
+    if not Path(pseudo).is_dir():
+        raise FileError(pseudo, "cannot be read: no such folder")
     files = sorted(p for p in Path(pseudo).iterdir() if ".upf" in p.name.lower())
     return electron_count(source.structure, dict(read_valence(file) for file in files))
 

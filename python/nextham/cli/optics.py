@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nextham.cli.argument_types import positive
 from nextham.cli.kspace import add_kspace_arguments
 
 if TYPE_CHECKING:
@@ -30,12 +31,18 @@ EXAMPLES = """\
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `nextham optics`."""
     add_kspace_arguments(parser, 0.15)
-    parser.add_argument("--max-energy", type=float, default=10.0, metavar="EV", help="of the photons (default 10)")
-    parser.add_argument("--step", type=float, default=0.02, metavar="EV", help="of the energies (default 0.02)")
-    parser.add_argument("--width", type=float, default=0.1, metavar="EV", help="of the lines: exp(-x²/width²)")
+    parser.add_argument(
+        "--max-energy", type=positive, default=10.0, metavar="EV", help="of the photons (default 10 eV)"
+    )
+    parser.add_argument("--step", type=positive, default=0.02, metavar="EV", help="of the energies (default 0.02 eV)")
+    parser.add_argument(
+        "--width", type=positive, default=0.1, metavar="EV", help="of the lines: exp(-x²/width²) (default 0.1 eV)"
+    )
     parser.add_argument("--basis", metavar="DIR", help="folder of .orb files: exact position matrix elements")
     parser.add_argument("--position", metavar="FILE", help="position matrix as ABACUS writes it (rr.csr), instead")
-    parser.add_argument("-o", "--output", default="optics", metavar="NAME", help="writes NAME.png and NAME.csv")
+    parser.add_argument(
+        "-o", "--output", default="optics", metavar="NAME", help="writes NAME.png and NAME.csv (default optics)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,12 +51,16 @@ def run(args: argparse.Namespace) -> int:
 
     from nextham.cli.kspace import fermi_energy, read_pair
     from nextham.cli.progress import bar
+    from nextham.cli.run_folder import check_output
     from nextham.optics import optical_conductivity
     from nextham.spectra_plot import plot_optics
 
     if not 0 < args.step < args.max_energy:
         raise ValueError(f"step: expected between 0 and {args.max_energy:g} eV, got {args.step:g}")
+    base = Path(args.output)
+    check_output(base.parent)
     source, label, hamiltonian, overlap = read_pair(args)
+    position = _position(source, args.basis, args.position)
     fermi = fermi_energy(source, label, hamiltonian, overlap, args)
     energies = args.step * np.arange(1, round(args.max_energy / args.step) + 1)
     with bar(f"optical conductivity of {label}") as progress:
@@ -62,9 +73,8 @@ def run(args: argparse.Namespace) -> int:
             args.width,
             progress=progress,
             threshold=args.threshold,
-            position=_position(source, args.basis, args.position),
+            position=position,
         )
-    base = Path(args.output)
     base.parent.mkdir(parents=True, exist_ok=True)
     table, picture = (base.with_name(base.name + end) for end in (".csv", ".png"))
     optics.to_csv(table)

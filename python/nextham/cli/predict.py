@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextham.cli.memory_size import memory_size
+from nextham.cli.argument_types import digits, memory_size
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or .h5 file, to write")
     parser.add_argument("--orbitals", metavar="DIR", help="folder of the .orb files that the STRU names")
     parser.add_argument(
-        "--format", choices=("text", "text-3.11", "binary", "npz"), default="text", help="of the matrices"
+        "--format",
+        choices=("text", "text-3.11", "binary", "npz"),
+        default="text",
+        help="of the matrices (default text)",
     )
-    parser.add_argument("--digits", type=int, default=8, help="digits behind the point in text (default 8)")
+    parser.add_argument(
+        "--digits", type=digits, default=8, metavar="N", help="digits behind the point in text (default 8)"
+    )
     parser.add_argument("--raw", action="store_true", help="write the prediction as it is, not its Hermitian part")
-    parser.add_argument("--precision", choices=("single", "double"), default="single", help="of the network")
+    parser.add_argument(
+        "--precision", choices=("single", "double"), default="single", help="of the network (default single)"
+    )
     parser.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda or cuda:N")
     parser.add_argument(
         "--memory-budget",
@@ -83,11 +90,11 @@ def run(args: argparse.Namespace) -> int:
     check_output(Path(args.output))
     device = checked_device(args.device)
     stages = Stages()
-    structure, h0, overlap, stru = _computed(args, device, stages) if args.basis else _read(args, stages)
-    with stages("loading the model"):
+    with stages("loading the model"):  # first: a folder that is none is found before anything long is computed
         ensemble = load_any(args.model).to(device)
         if args.precision == "double":
             ensemble = ensemble.double()
+    structure, h0, overlap, stru = _computed(args, device, stages) if args.basis else _read(args, stages)
     with stages("predicting"), bar("pieces") as move:
         delta = predict_delta(ensemble, h0, args.memory_budget, move)
         n_spin = max(h0.n_spin, delta.n_spin)

@@ -26,6 +26,8 @@ __all__ = [
     "write_summary",
 ]
 
+_UNITS = {"mb": "MB", "eV": "eV"}
+
 
 def check_output(path: Path) -> None:
     """Raises FileError where a folder (or file) cannot be made, before anything long is computed for it."""
@@ -130,14 +132,16 @@ def print_file_summary(output: Path, matrix: str, facts: Mapping[str, object], s
 
 
 def print_summary(written: Path, summary: dict[str, object]) -> None:
-    """Prints a summary of what was written as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
+    """Prints a summary of what was written, a line for each of its values."""
+    lines = {}
     for name, value in summary.items():
+        # The unit stands at the end of a name: peak_memory_mb, not_hermitian_by_eV.
+        words, _, last = name.rpartition("_")
+        name, unit = (words, f" {_UNITS[last]}") if last in _UNITS else (name, "")
         if isinstance(value, dict):
             value = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in value.items())
-        table.add_row(name.replace("_", " "), str(value))
-    Console().print(table)
+        lines[name.replace("_", " ")] = (f"{value:.4g}" if isinstance(value, float) else str(value)) + unit
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        print(f" {name:{width}}  {value}")
     print(f"written to {written}")

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from nextham.blocks import Blocks
     from nextham.structure import Structure
 
-__all__ = ["MATRIX_HELP", "Source", "add_source_arguments", "open_matrix", "open_overlap", "open_source", "spin_files"]
+__all__ = [
+    "MATRIX_HELP",
+    "Source",
+    "add_source_arguments",
+    "open_hamiltonian",
+    "open_matrix",
+    "open_overlap",
+    "open_source",
+    "spin_files",
+]
 
 MATRIX_HELP = (
     "a run folder (STRU beside hrs1_nao.csr and srs1_nao.csr), the output folder of `nextham predict`, an .h5 file, a "
@@ -139,6 +148,18 @@ def open_matrix(spec: str, args: argparse.Namespace, default: str = "H") -> tupl
         name = names[0] if len(names) == 1 else default
         if name == "H" and "H" not in names and "H0" in names:
             name = "H0"  # what `nextham h0` writes
+    return source, name
+
+
+def open_hamiltonian(spec: str, args: argparse.Namespace) -> tuple[Source, str]:
+    """As `open_matrix`.
+
+    Raises:
+        FileError: it is the overlap.
+    """
+    source, name = open_matrix(spec, args)
+    if name == "S":
+        raise FileError(source.path, "holds the overlap S here, but a Hamiltonian is expected")
     return source, name
 
 
