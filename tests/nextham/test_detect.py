@@ -133,6 +133,8 @@ def test_what_is_nothing(folder, tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
     (tmp_path / "empty").mkdir()
+    (tmp_path / "basis").mkdir()
+    (tmp_path / "basis" / "Si.upf").write_text("")
     text = (folder / "text.xz").read_bytes()
     for path, sentence in (
         (lambda: tmp_path / "absent", "cannot be read: No such file"),
@@ -151,6 +153,7 @@ def test_what_is_nothing(folder, tmp_path):
         (lambda: tmp_path / "other.h5", "not one of block matrices"),
         (lambda: folder / "deeph" / "overlap.h5", "one matrix of a DeepH folder: give the folder"),
         (lambda: tmp_path / "empty", "is a folder of nothing known; known are"),
+        (lambda: tmp_path / "basis", "is a folder of orbital or pseudopotential files: `nextham basis check` says"),
     ):
         with pytest.raises(FileError, match=sentence) as caught:
             identify(path())

@@ -20,7 +20,7 @@ from nextham.model import Ensemble, NextHAMConfig, load_any
 from nextham.train.parallel import Processes
 from nextham.train.record import History
 from nextham.train.samples import SampleStore, packed_batches
-from nextham.train.settings import KPointSettings, OptimizerSettings, TrainSettings, settings_to_yaml, to_dict
+from nextham.train.settings import OptimizerSettings, TrainSettings, settings_to_yaml, to_dict
 from nextham.train.state import read_checkpoint, same_run, save_model, write_checkpoint
 from nextham.train.step import Readout, batch_losses, errors_of, predict_batch
 
@@ -377,8 +377,3 @@ def replace_squares(settings: Any, squares: bool) -> Any:
     import dataclasses
 
     return settings if settings.squares == squares else dataclasses.replace(settings, squares=squares)
-
-
-def store_of(dataset: Dataset, ensemble: Ensemble, cache_mb: int = 4000) -> SampleStore:
-    """Returns a store for evaluation, which needs no k-points."""
-    return SampleStore(dataset, ensemble, KPointSettings(per_step=0), cache_mb * 10**6)
