@@ -384,3 +384,18 @@ def test_hamiltonian_of_packed_samples(shared, name):
     report, bands = compare(sample.structure, sample.matrices["H0"], shared / "data/basis", KPOINTS)
     assert report.mae_meV < 2e-3 and report.max_meV < 0.5
     assert bands.max_meV < 0.5 and abs(report.mu_eV) < 1e-3
+
+
+@pytest.mark.shared
+def test_grid_of_a_cubic_cell(shared):
+    """At the same energy a cubic cell has a coarser grid than a primitive one, whose reciprocal lattice is skew."""
+    a = 5.43
+    face = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+    positions = a * np.concatenate([face, face + 0.25]) + 0.05 * np.random.default_rng(0).standard_normal((8, 3))
+    structure = Structure(a * np.eye(3), positions, [14] * 8)
+    files = AtomicFiles.read(shared / "data/basis", [14])
+    usual, overlap = build_h0(structure, files)
+    fine = build_pieces(structure, files, energy_cutoff=1600.0).hamiltonian()
+    report = gauge_mae(usual, fine, overlap)
+    assert 0.03 < report.max_meV < 0.1
+    assert report.mae_meV < 0.001
