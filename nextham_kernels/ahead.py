@@ -124,7 +124,7 @@ def _collect(
     class Taken(importlib.import_module("triton").AsyncCompileMode):
         """Gives no kernel back to Triton, which then launches nothing."""
 
-        def submit(self, key: str, compile_fn: Callable[[], object], finalize_fn: Callable) -> None:
+        def submit(self, key: str, compile_fn: Callable[[], object], *_: Callable) -> None:
             key = hashlib.sha256(key.encode()).hexdigest()
             if key not in seen:
                 seen.add(key)

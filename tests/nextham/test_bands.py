@@ -240,7 +240,8 @@ def test_threshold_drops_what_is_nearly_dependent():
     change = part[:, :12] - whole[:, :12]
     assert -1e-10 < change.min() and 1e-6 < change.max() < 0.1
     np.testing.assert_allclose(bands_at(h, s, K, threshold=1e-5), whole, atol=1e-9)
-    assert bands_at(*chain(1, overlap=0.6), np.array([[0.5, 0, 0]]), threshold=1e-3).shape == (1, 0)
+    with pytest.raises(ValueError, match=r"threshold: at some k-point no eigenvalue of S\(k\) is above 0.001"):
+        bands_at(*chain(1, overlap=0.6), np.array([[0.5, 0, 0]]), threshold=1e-3)
 
 
 def test_time_reversal():

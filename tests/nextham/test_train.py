@@ -530,7 +530,7 @@ def test_commands(whole, data, tmp_path, capsys):
     bands = found["bands"]["s3"]["H0"]
     assert bands["max_meV"] >= bands["mean_meV"] > 0 and bands["condition"] > 1 and bands["n_levels"] > 4
     assert main([*words, "--samples", "Xy"]) == 1 and "no sample is called 'Xy'" in capsys.readouterr().err
-    assert main(words) == 1 and "expected --run" in capsys.readouterr().err
+    assert main(words) == 1 and "give --run" in capsys.readouterr().err
 
 
 def test_ghost_states_are_counted(data, whole):

@@ -174,6 +174,15 @@ def test_a_full_disk(tmp_path, monkeypatch):
         path.unlink()
 
 
+@pytest.fixture
+def listens_to_ctrl_c():
+    """Where a shell started the tests in the background, Ctrl-C is ignored."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("listens_to_ctrl_c")
 def test_ctrl_c_while_a_piece_is_written(tmp_path, monkeypatch):
     made, path, whole = list(pieces()), tmp_path / "h.h5", tmp_path / "whole.h5"
     write(whole, made)

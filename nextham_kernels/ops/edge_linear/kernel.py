@@ -160,7 +160,7 @@ def _with_bias(acc, heads, bias, bias_of, e, live, column, mine, n_heads, n_bias
     h = 0
     while h < n_biases:
         b = tl.load(bias + h * S + place, mask=mine & (place >= 0), other=0.0)
-        a = tl.load(heads + e * n_heads + h, mask=live & (h < n_heads), other=1.0)
+        a = tl.load(heads + e * n_heads + h, mask=tl.where(h < n_heads, live, False), other=1.0)
         acc += a[:, None] * b[None, :]
         h += 1
     return acc
@@ -184,7 +184,7 @@ def _rows(
         m, h = matrix + place, 0
         # Loops of lengths unknown to the compiler: unrolled, they hold the loads of all steps in registers at once.
         while h < tl.maximum(n_heads, 1):
-            a = tl.load(heads + e * n_heads + h, mask=live & (h < n_heads), other=1.0)
+            a = tl.load(heads + e * n_heads + h, mask=tl.where(h < n_heads, live, False), other=1.0)
             scaled = values * a[:, None]
             w = _weights_of(m, k, v, stride, c_in, c, TRANSPOSED)
             acc = tl.dot(scaled, w, acc, input_precision=PRECISION, out_dtype=dtype)

@@ -207,7 +207,11 @@ def _pulled_block(
             pulled += product * tl.load(at_x + x_column, mask=mask, other=0.0)
             found = found + (acc[j] + r * product,)  # noqa: RUF005
         acc = found
-        tl.store(grad_r + e[:, None] * P + (r_place + u)[None, :], tl.where(zero, 0.0, pulled), mask=mask & (last != 0))
+        tl.store(
+            grad_r + e[:, None] * P + (r_place + u)[None, :],
+            tl.where(zero, 0.0, pulled),
+            mask=tl.where(last != 0, mask, False),
+        )
         item += 1
     for j in tl.static_range(J):
         x_column = tl.multiple_of(tl.load(places + place + j), ALIGN)
