@@ -134,7 +134,7 @@ def test_what_is_nothing(folder, tmp_path):
         file["x"] = 1
     (tmp_path / "empty").mkdir()
     (tmp_path / "basis").mkdir()
-    (tmp_path / "basis" / "Si.upf").write_text("")
+    (tmp_path / "basis" / "Si.upf.xz").write_text("")
     text = (folder / "text.xz").read_bytes()
     for path, sentence in (
         (lambda: tmp_path / "absent", "cannot be read: No such file"),

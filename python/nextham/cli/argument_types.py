@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 
-__all__ = ["digits", "finite", "memory_size", "natural", "positive"]
+__all__ = ["add_matrix_format", "digits", "finite", "memory_size", "natural", "positive"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -29,6 +29,19 @@ def memory_size(text: str) -> int:
     if not size >= 1:
         raise argparse.ArgumentTypeError(f"expected a size such as 4GB or 500MB, got {text!r}")
     return int(size)
+
+
+def add_matrix_format(parser: argparse.ArgumentParser) -> None:
+    """Adds --format and --digits of ABACUS's matrices in a folder."""
+    parser.add_argument(
+        "--format",
+        choices=("text", "text-3.11", "binary", "npz"),
+        default="text",
+        help="of the matrices (default text)",
+    )
+    parser.add_argument(
+        "--digits", type=digits, default=8, metavar="N", help="digits behind the point in text (default 8)"
+    )
 
 
 def natural(text: str) -> int:

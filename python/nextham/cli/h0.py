@@ -10,7 +10,7 @@ are kept in ~/.cache/nextham (NEXTHAM_CACHE).
 
 Where the name of the output ends in .h5, H0 and S go into that file alone, group after group of atoms: for systems
 whose matrices do not fit the memory. The file has its name once it is whole, before that OUT.h5.part; a run that was
-interrupted goes on when the same command is given again, with the same --memory-budget. --precision single halves it.
+interrupted goes on when the same command is given again, with the same --memory-budget.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextham.cli.argument_types import digits, memory_size
+from nextham.cli.argument_types import add_matrix_format, memory_size
 
 if TYPE_CHECKING:
     import torch
@@ -40,15 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--basis", required=True, metavar="DIR", help="folder of .orb and .upf files")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or .h5 file, to write")
     parser.add_argument("--position", action="store_true", help="write the matrix elements of the position too")
-    parser.add_argument(
-        "--format",
-        choices=("text", "text-3.11", "binary", "npz"),
-        default="text",
-        help="of the matrices (default text)",
-    )
-    parser.add_argument(
-        "--digits", type=digits, default=8, metavar="N", help="digits behind the point in text (default 8)"
-    )
+    add_matrix_format(parser)
     parser.add_argument("--device", default="cpu", help="where it is computed: cpu (default), cuda or cuda:N")
     parser.add_argument("--single", action="store_true", help="single precision on the grid, off by at most 0.1 meV")
     parser.add_argument("--precision", choices=("single", "double"), help="of the numbers of an .h5 (default double)")

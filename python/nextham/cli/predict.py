@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nextham.cli.argument_types import digits, memory_size
+from nextham.cli.argument_types import add_matrix_format, memory_size
 
 if TYPE_CHECKING:
     import torch
@@ -52,15 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder, or .h5 file, to write")
     parser.add_argument("--orbitals", metavar="DIR", help="folder of the .orb files that the STRU names")
-    parser.add_argument(
-        "--format",
-        choices=("text", "text-3.11", "binary", "npz"),
-        default="text",
-        help="of the matrices (default text)",
-    )
-    parser.add_argument(
-        "--digits", type=digits, default=8, metavar="N", help="digits behind the point in text (default 8)"
-    )
+    add_matrix_format(parser)
     parser.add_argument("--raw", action="store_true", help="write the prediction as it is, not its Hermitian part")
     parser.add_argument(
         "--precision", choices=("single", "double"), default="single", help="of the network (default single)"

@@ -181,9 +181,8 @@ def _distinct(graph: Graph) -> tuple[Graph, np.ndarray]:
 
 def _strengths(pseudo: Pseudopotential) -> np.ndarray:
     """D ⊗ P as four real matrices, of 1 and of i σ_x, i σ_y, i σ_z, between components [4, c, c], Ry."""
-    radial = Radial.of_projectors(pseudo)
     ends = np.cumsum([2 * l + 1 for l in pseudo.l])
-    result = np.zeros((4, radial.components, radial.components))
+    result = np.zeros((4, ends[-1], ends[-1]))
     for n, k in np.argwhere(pseudo.d):
         l = pseudo.l[n]
         rows, columns = (slice(ends[i] - 2 * l - 1, ends[i]) for i in (n, k))

@@ -214,7 +214,7 @@ def _folder(path: Path) -> FileKind:
         return FileKind("abacus-run", f"{_words(structure)}: {', '.join(matrices) or 'no matrices'}")
     if matrices:
         return FileKind("abacus-run", f"without STRU: {', '.join(matrices)}")
-    if any(p.name.lower().endswith((".orb", ".upf")) for p in path.iterdir()):
+    if any(re.search(r"\.(orb|upf)(\.xz|\.gz)?$", p.name, re.IGNORECASE) for p in path.iterdir()):
         raise FileError(path, "is a folder of orbital or pseudopotential files: `nextham basis check` says what it has")
     raise FileError(path, f"is a folder of nothing known; known are: {'; '.join(KINDS.values())}")
 
